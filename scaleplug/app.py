@@ -1,0 +1,339 @@
+"""An App: a named set of functions, bound to one Celery app."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, overload
+
+import cloudpickle
+from celery import Celery
+
+from scaleplug import call as call_module
+from scaleplug.abc import Caller
+from scaleplug.client import RedisCaller
+from scaleplug.entrypoint import LocalEntrypoint
+from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError
+from scaleplug.function import Function, check_signature
+from scaleplug.keys import Keys
+from scaleplug.registry import Registration, Source
+from scaleplug.serializer import CODE, NAME, Keyring, use_keyring
+from scaleplug.server import celery_url
+from scaleplug.settings import Config, FunctionSettings, check_name, process_config, rename_old
+from scaleplug.store import Store, require_url
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_apps: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
+_lock = threading.RLock()
+_callers: dict[tuple[int, str | None, str | None, str], Caller] = {}
+
+
+class App:
+    """A named set of functions.
+
+    ``App("name")`` makes a Celery app of its own; ``App("name", celery=celery_app)`` adds functions to an existing one and changes
+    nothing for its other tasks. ``redis_url`` stands above ``SCALEPLUG_REDIS_URL``. Without a name the file's name is taken.
+    """
+
+    def __init__(self, name: str | None = None, *, celery: Celery | None = None, redis_url: str | None = None) -> None:
+        if name is None:
+            name = _name_of_caller(sys._getframe(1).f_globals)
+        self.name = check_name("the App's name", name)
+        if celery is not None and not isinstance(celery, Celery):
+            raise InvalidError(f"celery must be a celery.Celery app, not {celery!r}")
+        self._redis_url = redis_url
+        self.plugged = celery is not None
+        self.celery: Celery = celery if celery is not None else _own_celery(self.name)
+        self.functions: dict[str, Function[Any, Any]] = {}
+        self.entrypoints: dict[str, LocalEntrypoint] = {}
+        self._registered: set[str] = set()
+        self._source: Source | None = None
+        self._bound = False
+        _apps[self.name] = self
+        if self.redis_url is not None:
+            self._bind()
+
+    def __repr__(self) -> str:
+        return f"<App {self.name} of {len(self.functions)} functions>"
+
+    # -- decorators ------------------------------------------------------------------------------------------------
+
+    @overload
+    def function(self, raw: Callable[P, R], /) -> Function[P, R]: ...
+    @overload
+    def function(
+        self,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+        timeout: float = 300.0,
+        startup_timeout: float | None = None,
+        name: str | None = None,
+        serialized: bool = False,
+        **older: Any,
+    ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+    def function(
+        self,
+        raw: Any = None,
+        /,
+        *,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+        timeout: float = 300.0,
+        startup_timeout: float | None = None,
+        name: str | None = None,
+        serialized: bool = False,
+        **older: Any,
+    ) -> Any:
+        """Make a Function of a callable; times in seconds.
+
+        ``min_containers`` are kept while idle, ``buffer_containers`` are added while inputs are under way, never more than
+        ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout`` limits one input's
+        run, ``startup_timeout`` a container's start. ``serialized=True`` pickles the callable instead of importing it by name:
+        for nested functions and notebooks. Raises InvalidError.
+        """
+        if raw is not None:
+            where = getattr(raw, "__name__", repr(raw))
+            raise InvalidError(f"@app.function needs parentheses: write @app.function() above {where!r}")
+        max_containers = rename_old("@app.function", "concurrency_limit", "max_containers", max_containers, older)
+        if older:
+            raise TypeError(f"@app.function has no argument {next(iter(older))!r}")
+        given = {
+            "min_containers": min_containers,
+            "max_containers": max_containers,
+            "buffer_containers": buffer_containers,
+            "scaledown_window": scaledown_window,
+            "startup_timeout": startup_timeout,
+        }
+        if timeout is None:
+            raise InvalidError("timeout must be a number of seconds, not None: the most is 86400 (a day)")
+        settings = FunctionSettings(timeout=timeout, **{k: v for k, v in given.items() if v is not None})
+        return lambda function: self._add(function, name, settings, serialized)
+
+    def _add(self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool) -> Function[Any, Any]:
+        if isinstance(raw, Function):
+            raise InvalidError(f"{raw.full_name} is a Function already: put @app.function() on it once")
+        if inspect.isclass(raw) or not callable(raw):
+            raise TypeError(f"@app.function() goes on a function, not on {raw!r}")
+        given = check_name("the function's name", name if name is not None else raw.__name__)
+        check_signature(f"{self.name}.{given}", raw)
+        if not serialized and "<locals>" in raw.__qualname__:
+            raise InvalidError(
+                f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "
+                "move it there, or use @app.function(serialized=True)"
+            )
+        known = self.functions.get(given)
+        if known is not None and not _same_place(known.raw, raw):
+            raise InvalidError(
+                f"the app {self.name!r} has a function {given!r} already ({known.raw.__module__}): use name= for one of them"
+            )
+        function = self.functions[given] = Function(self, raw, given, settings, serialized=serialized)
+        self._registered.discard(given)
+        return function
+
+    def local_entrypoint(self, raw: Any = None, /, *, name: str | None = None) -> Any:
+        """Mark the function that ``scaleplug run`` starts; its typed arguments become command-line options."""
+        if raw is not None:
+            raise InvalidError("@app.local_entrypoint needs parentheses: write @app.local_entrypoint()")
+
+        def decorate(function: Callable[..., Any]) -> LocalEntrypoint:
+            given = name if name is not None else function.__name__
+            if given in self.entrypoints:
+                raise InvalidError(f"the app {self.name!r} has a local entrypoint {given!r} already: names must differ")
+            entrypoint = self.entrypoints[given] = LocalEntrypoint(function, given)
+            return entrypoint
+
+        return decorate
+
+    # -- Redis -----------------------------------------------------------------------------------------------------
+
+    @property
+    def redis_url(self) -> str | None:
+        """The URL of the Redis in use, if one is configured."""
+        if self._redis_url is not None:
+            return self._redis_url
+        return process_config().redis_url or (_redis_broker(self.celery) if self.plugged else None)
+
+    @property
+    def config(self) -> Config:
+        """The process's configuration with this app's Redis."""
+        config = process_config()
+        url = self.redis_url
+        return config if url == config.redis_url else _with_url(config, url)
+
+    @property
+    def keys(self) -> Keys:
+        """The key names in use."""
+        return Keys(process_config().namespace)
+
+    @property
+    def store(self) -> Store:
+        """The shared state."""
+        caller = self.caller()
+        if not isinstance(caller, RedisCaller):
+            raise ExecutionError("this app runs in a test twin, which has no Redis")
+        return caller.store
+
+    def _bind(self) -> None:
+        if self._bound:
+            return
+        self._bound = True
+        if not self.plugged:
+            url = celery_url(require_url(self.redis_url))
+            self.celery.conf.update(broker_url=url, result_backend=url)
+
+    def caller(self) -> Caller:
+        """Return what carries this process's calls."""
+        if _twin is not None:
+            return _twin
+        config = self.config
+        key = (os.getpid(), config.redis_url, config.secret, config.namespace)
+        with _lock:
+            caller = _callers.get(key)
+            if caller is None:
+                require_url(config.redis_url)
+                for stale in [k for k in _callers if k[0] != os.getpid()]:
+                    del _callers[stale]  # this process was forked: it needs connections and an inbox of its own
+                made = RedisCaller(config)
+                use_keyring(made.keyring)
+                caller = _callers[key] = made
+            self._bind()
+            return caller
+
+    def ready_for_calls(self, function: Function[Any, Any]) -> Caller:
+        """Return the caller, after making sure that a controller knows the function."""
+        caller = self.caller()
+        if function.name not in self._registered and isinstance(caller, RedisCaller):
+            self._register_unknown(caller, function)
+            self._registered.add(function.name)
+        return caller
+
+    def _register_unknown(self, caller: RedisCaller, function: Function[Any, Any]) -> None:
+        if function.serialized or caller.store.function(function.full_name) is None:
+            self.register(caller.store, caller.keyring, only=[function])
+
+    def source(self) -> Source:
+        """Return where a container imports this app from."""
+        if self._source is None:
+            self._source = _find_source(self)
+        return self._source
+
+    def set_source(self, source: Source) -> None:
+        """Say where a container imports this app from."""
+        self._source = source
+
+    def register(self, store: Store, keyring: Keyring, *, only: list[Function[Any, Any]] | None = None) -> None:
+        """Write the functions into the registry, so that a controller starts containers for them."""
+        sealed = {}
+        for function in only if only is not None else list(self.functions.values()):
+            name = function.full_name
+            if function.serialized:
+                store.put_code(name, keyring.seal(CODE, name, cloudpickle.dumps(function.raw)))
+            source = Source("none") if function.serialized else self.source()
+            registration = Registration(name, self.name, source, function.serialized, function.settings)
+            sealed[name] = registration.seal(keyring)
+            self._registered.add(function.name)
+        if sealed:
+            store.put_functions(sealed)
+
+
+_twin: Caller | None = None
+
+
+def use_twin(twin: Caller | None) -> None:
+    """Let all calls of this process go to ``twin`` (``scaleplug.testing``), or to Redis again."""
+    global _twin
+    _twin = twin
+
+
+def find_app(name: str) -> App | None:
+    """Return this process's App of that name."""
+    return _apps.get(name)
+
+
+def find_function(app: str, name: str) -> Function[Any, Any]:
+    """Return a Function of this process's apps; raises NotFoundError."""
+    found = _apps.get(app)
+    if found is None or name not in found.functions:
+        raise NotFoundError(f"this process has no function {name!r} in an app {app!r}: import the module that defines it")
+    return found.functions[name]
+
+
+def _any_caller() -> Caller:
+    for app in list(_apps.values()):
+        return app.caller()
+    return App("scaleplug-calls").caller()
+
+
+call_module.find_caller = _any_caller
+
+
+def _own_celery(name: str) -> Celery:
+    celery = Celery(name, set_as_current=False)
+    celery.conf.update(
+        result_serializer=NAME,
+        accept_content=[NAME, "json"],
+        result_accept_content=[NAME, "json"],
+        broker_connection_retry_on_startup=True,
+        worker_prefetch_multiplier=1,
+        broker_url="memory://",
+    )
+    return celery
+
+
+def _name_of_caller(namespace: dict[str, Any]) -> str:
+    name = str(namespace.get("__name__", "app"))
+    if name == "__main__" and namespace.get("__file__"):
+        name = Path(str(namespace["__file__"])).stem
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name.rpartition(".")[2])[:64] or "app"
+
+
+def _redis_broker(celery: Celery) -> str | None:
+    url = celery.conf.broker_url
+    return url if isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://")) else None
+
+
+def _with_url(config: Config, url: str | None) -> Config:
+    values = {name: getattr(config, name) for name in Config.knobs()}
+    return Config(**{**values, "redis_url": url})
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    """Whether a module was merely loaded twice (a reload, a notebook's cell run again)."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _find_source(app: App) -> Source:
+    for function in app.functions.values():
+        if function.serialized:
+            continue
+        module = sys.modules.get(function.raw.__module__)
+        file = getattr(module, "__file__", None)
+        if function.raw.__module__ == "__main__":
+            if file is None:
+                raise ConfigurationError(
+                    f"{function.full_name} was defined interactively, so a container can't import it: "
+                    "use @app.function(serialized=True)"
+                )
+            return Source("file", str(Path(file).resolve()))
+        return Source("module", function.raw.__module__, _import_folder(function.raw.__module__, file))
+    return Source("none")
+
+
+def _import_folder(module: str, file: str | None) -> str:
+    if file is None:
+        return os.getcwd()
+    path = Path(file).resolve()
+    depth = module.count(".") + (2 if path.name == "__init__.py" else 1)
+    return str(path.parents[depth - 1])

@@ -1,0 +1,311 @@
+"""Containers as processes of this host, forked by a zygote per app.
+
+A zygote listens on a Unix socket in ``folder``, named after its source; a controller that restarts finds the sockets, connects,
+and so finds its containers again. The protocol is in ``worker/zygote.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from scaleplug.abc import BackendContainer, ContainerExit, StartRequest
+from scaleplug.errors import ConfigurationError
+from scaleplug.registry import Registration, Source
+from scaleplug.settings import Config
+
+logger = logging.getLogger("scaleplug")
+
+HELLO_SECONDS = 10.0
+CONTAINERS_PER_CORE = 128
+BYTES_PER_CONTAINER = 24 << 20
+"""What one more container may come to need, as a first guess; what is really free is looked up before every start."""
+MEMORY_KEPT_FREE = 0.1
+
+
+class _ZygoteLink:
+    """The connection to one zygote, with the thread that reads it."""
+
+    def __init__(self, path: Path, connection: socket.socket, process: subprocess.Popen[bytes] | None) -> None:
+        self.path, self.connection, self.process = path, connection, process
+        self.pid = process.pid if process is not None else 0
+        self.containers: dict[str, BackendContainer] = {}
+        self.greeted = threading.Event()
+        self.known: dict[str, Registration] = {}
+        self.error: str | None = None
+        self.lock = threading.Lock()
+
+    def tell(self, order: dict[str, Any]) -> None:
+        """Send one order; raises OSError."""
+        with self.lock:
+            self.connection.sendall(json.dumps(order).encode() + b"\n")
+
+    def alive(self) -> bool:
+        """Return whether the zygote's process exists."""
+        if self.process is not None:
+            return self.process.poll() is None
+        try:
+            os.kill(self.pid, 0)
+        except OSError:
+            return False
+        return self.pid > 0
+
+
+class ProcessBackend:
+    """See :class:`scaleplug.abc.ContainerBackend`."""
+
+    name = "process"
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        *,
+        find: Callable[[str], Registration],
+        on_exit: Callable[[str], object],
+        on_lines: Callable[[list[tuple[str, str, str]]], object],
+        lifeline: int | None = None,
+    ) -> None:
+        self.config, self.folder, self.lifeline = config, folder, lifeline
+        self._find, self._on_exit, self._on_lines = find, on_exit, on_lines
+        self._zygotes: dict[Path, _ZygoteLink] = {}
+        self._exits: list[ContainerExit] = []
+        self._lock = threading.RLock()
+        self._closed = False
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # -- zygotes ---------------------------------------------------------------------------------------------------
+
+    def adopt(self) -> None:
+        """Connect to the zygotes that a controller before this one has left."""
+        for path in sorted(self.folder.glob("*.sock")):
+            link = self._connect(path, None)
+            if link is None:
+                path.unlink(missing_ok=True)  # its zygote is gone
+            elif not link.greeted.wait(HELLO_SECONDS):
+                logger.warning("a zygote does not answer: %s", path.name)
+
+    def warm(self, sources: Iterable[Source]) -> None:
+        """Start the zygotes of apps ahead of their first container."""
+        for source in sources:
+            self._zygote(source)
+
+    def _zygote(self, source: Source) -> _ZygoteLink:
+        digest = hashlib.sha256(repr(source).encode()).hexdigest()[:12]
+        path = self.folder / f"{digest}.sock"
+        with self._lock:
+            link = self._zygotes.get(path)
+            if link is None:
+                path.unlink(missing_ok=True)
+                link = self._start_zygote(path, source)
+            return link
+
+    def _start_zygote(self, path: Path, source: Source) -> _ZygoteLink:
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(str(path))
+            listener.listen(8)
+            inherited = [listener.fileno(), *([self.lifeline] if self.lifeline is not None else [])]
+            with (self.folder / f"{path.stem}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "scaleplug.worker.zygote"],
+                    stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True,
+                )  # fmt: skip
+            options = {
+                "config": {f.name: getattr(self.config, f.name) for f in fields(self.config)},
+                "source": [source.kind, source.where, source.folder],
+                "listener": listener.fileno(),
+                "lifeline": self.lifeline,
+                "embedded": self.lifeline is not None,
+            }
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(options).encode() + b"\n")
+        finally:
+            listener.close()
+        link = self._connect(path, process)
+        if link is None:
+            raise ConfigurationError(f"the zygote of {source.where or 'pickled functions'} could not be started")
+        return link
+
+    def _connect(self, path: Path, process: subprocess.Popen[bytes] | None) -> _ZygoteLink | None:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            connection.close()
+            return None
+        link = _ZygoteLink(path, connection, process)
+        with self._lock:
+            self._zygotes[path] = link
+        threading.Thread(target=self._read, args=(link,), daemon=True, name=f"zygote-{path.stem}").start()
+        return link
+
+    def _read(self, link: _ZygoteLink) -> None:
+        with contextlib.suppress(OSError, ValueError), link.connection.makefile("rb") as lines:
+            for line in lines:
+                self._hear(link, json.loads(line))
+        if not self._closed:
+            self._lost(link)
+
+    def _hear(self, link: _ZygoteLink, event: dict[str, Any]) -> None:
+        if event["ev"] == "hello":
+            link.pid, link.error = event["pid"], event["error"]
+            with self._lock:
+                for known in event["containers"]:
+                    container = BackendContainer(**known)
+                    link.containers[container.container] = container
+            link.greeted.set()
+            self._on_exit("*")
+        elif event["ev"] == "exit":
+            exit_ = ContainerExit(
+                container=event["container"], function=event["function"], exit_code=event["code"], reason=event["reason"],
+                last_lines=tuple(event["lines"]), asked=event["asked"],
+            )  # fmt: skip
+            self._end(link, [exit_])
+        elif event["ev"] == "log":
+            self._on_lines([(f, c, line) for f, c, line in event["lines"]])
+
+    def _end(self, link: _ZygoteLink, exits: Sequence[ContainerExit]) -> None:
+        with self._lock:
+            for exit_ in exits:
+                link.containers.pop(exit_.container, None)
+            self._exits.extend(exits)
+        for exit_ in exits:
+            self._on_exit(exit_.function)
+
+    def _lost(self, link: _ZygoteLink) -> None:
+        deadline = time.monotonic() + 1.0
+        while link.alive() and time.monotonic() < deadline:
+            time.sleep(0.02)  # the socket closes a moment before the process is gone
+        if link.alive():
+            return  # another controller has taken it over
+        with self._lock:
+            if self._zygotes.get(link.path) is link:
+                del self._zygotes[link.path]
+                link.path.unlink(missing_ok=True)
+            left = list(link.containers.values())
+        for container in left:
+            if container.pid:
+                with contextlib.suppress(OSError):  # they die with their zygote; this ends what they had started
+                    os.killpg(container.pid, signal.SIGKILL)
+        if left or link.error is None:
+            logger.warning("a zygote died: its %d containers with it", len(left))
+        self._end(link, [
+            ContainerExit(container=c.container, function=c.function, exit_code=-9, reason="killed with its zygote", asked=False)
+            for c in left
+        ])  # fmt: skip
+
+    # -- the port --------------------------------------------------------------------------------------------------
+
+    def list(self) -> list[BackendContainer] | None:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        with self._lock:
+            return [c for link in self._zygotes.values() for c in link.containers.values()]
+
+    def start(self, requests: Sequence[StartRequest]) -> None:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        by_zygote: dict[Path, tuple[_ZygoteLink, list[StartRequest]]] = {}
+        for request in requests:
+            link = self._zygote(self._find(request.function).source)
+            by_zygote.setdefault(link.path, (link, []))[1].append(request)
+        for link, wanted in by_zygote.values():
+            self._start_in(link, wanted)
+
+    def _start_in(self, link: _ZygoteLink, requests: list[StartRequest]) -> None:
+        news, now = [], time.time()
+        for function in {r.function for r in requests}:
+            registration = self._find(function)
+            if link.known.get(function) != registration:
+                link.known[function] = registration
+                news.append({**asdict(registration), "source": list(asdict(registration.source).values())})
+        with self._lock:
+            for request in requests:
+                container = BackendContainer(**asdict(request), started_at=now)
+                link.containers[request.container] = container
+        try:
+            link.tell({"op": "start", "functions": news, "containers": [asdict(r) for r in requests]})
+        except OSError:
+            self._lost(link)
+
+    def stop(self, container: str, *, grace: float) -> None:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        self._order(container, {"op": "stop", "container": container, "grace": grace})
+
+    def kill(self, container: str) -> None:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        self._order(container, {"op": "kill", "container": container})
+
+    def _order(self, container: str, order: dict[str, Any]) -> None:
+        with self._lock:
+            links = [link for link in self._zygotes.values() if container in link.containers]
+        for link in links:
+            with contextlib.suppress(OSError):
+                link.tell(order)
+
+    def exits(self) -> list[ContainerExit]:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        with self._lock:
+            exits, self._exits = self._exits, []
+        return exits
+
+    def capacity(self) -> int | None:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        existing = len(self.list() or ())
+        cap = self.config.max_containers
+        if cap is None:
+            cap = CONTAINERS_PER_CORE * (os.cpu_count() or 1)
+        free = free_memory()
+        by_memory = cap if free is None else max(0, int(free // BYTES_PER_CONTAINER))
+        return max(0, min(cap - existing, by_memory))
+
+    def end(self, grace: float) -> None:
+        """Drain every container, then end the zygotes."""
+        with self._lock:
+            links = list(self._zygotes.values())
+        for link in links:
+            with contextlib.suppress(OSError):
+                link.tell({"op": "end", "grace": grace})
+
+    def ended(self) -> bool:
+        """Return whether every zygote is gone."""
+        with self._lock:
+            return not any(link.alive() for link in self._zygotes.values())
+
+    def close(self) -> None:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        self._closed = True
+        with self._lock:
+            links, self._zygotes = list(self._zygotes.values()), {}
+        for link in links:
+            link.connection.close()
+
+
+def free_memory() -> float | None:
+    """Return the bytes that more containers may use: what is available, less a reserve; ``None`` where unknown."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines() if len(line.split()) > 1}
+    total, available = values.get("MemTotal"), values.get("MemAvailable")
+    if total is None or available is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):  # inside a container of some kind the limit is its own
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        total, available = min(total, limit), min(available, limit - used)
+    return available - total * MEMORY_KEPT_FREE

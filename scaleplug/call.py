@@ -1,0 +1,203 @@
+"""A spawned call: wait for it, cancel it, find it again from another process."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import queue
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from scaleplug.abc import Caller, Event
+from scaleplug.errors import InputCancelledError, InvalidError, NotFoundError, OutputExpiredError
+
+R = TypeVar("R")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Method(Generic[P, T]):
+    """A blocking method with its coroutine at ``.aio``."""
+
+    def __init__(self, blocking: Callable[P, T], aio: Callable[P, Coroutine[Any, Any, T]]) -> None:
+        self._blocking = blocking
+        self.aio = aio
+        self.__doc__ = blocking.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Block until it is done."""
+        return self._blocking(*args, **kwargs)
+
+
+class Outcomes:
+    """The events of one call, for a thread or for an event loop to wait on."""
+
+    def __init__(self, caller: Caller, call: str) -> None:
+        self.caller, self.call = caller, call
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._arrived: asyncio.Event | None = None
+        caller.open(call, self._put)
+
+    @classmethod
+    async def open(cls, caller: Caller, call: str) -> Outcomes:
+        """Return the events of a call for the running loop."""
+        outcomes = await asyncio.to_thread(cls, caller, call)
+        outcomes._loop, outcomes._arrived = asyncio.get_running_loop(), asyncio.Event()
+        return outcomes
+
+    def _put(self, event: Event) -> None:
+        self._events.put(event)
+        loop, arrived = self._loop, self._arrived
+        if loop is not None and arrived is not None:
+            try:
+                loop.call_soon_threadsafe(arrived.set)
+            except RuntimeError:
+                pass  # the loop has ended: nobody waits any more
+
+    def get(self, timeout: float | None = None) -> Event | None:
+        """Return the next event, ``None`` after ``timeout`` seconds."""
+        try:
+            return self._events.get(timeout is None or timeout > 0, timeout)
+        except queue.Empty:
+            return None
+
+    async def get_async(self, timeout: float | None = None) -> Event | None:
+        """Return the next event without blocking the loop, ``None`` after ``timeout`` seconds."""
+        assert self._arrived is not None
+        while self._events.empty():
+            self._arrived.clear()
+            if not self._events.empty():
+                break
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout)
+            except builtins.TimeoutError:
+                return None
+        return self._events.get_nowait()
+
+    def close(self) -> None:
+        """Stop waiting."""
+        self.caller.close(self.call)
+
+
+class FunctionCall(Generic[R]):
+    """A call made with ``spawn``; its result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
+
+    def __init__(self, call_id: str, caller: Callable[[], Caller], function: str = "") -> None:
+        self.object_id = call_id
+        self._caller, self._function = caller, function
+        self.get: Method[..., R] = Method(self._get, self._get_aio)
+        self.cancel: Method[[], None] = Method(self._cancel, self._cancel_aio)
+
+    def __repr__(self) -> str:
+        return f"FunctionCall.from_id({self.object_id!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_id, (self.object_id,)
+
+    @staticmethod
+    def from_id(function_call_id: str) -> FunctionCall[Any]:
+        """Return the call with this id, from any process that shares the Redis and the secret; asks nothing yet."""
+        return _from_id(function_call_id)
+
+    def _get(self, timeout: float | None = None) -> R:
+        """Return the result, raise its exception, or raise the builtin TimeoutError after ``timeout`` seconds.
+
+        ``timeout=0`` looks once. Raises OutputExpiredError when nothing is known of the call any more.
+        """
+        outcomes = Outcomes(self._caller(), self.object_id)
+        try:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            event = self._look(outcomes.caller, watch=timeout != 0)
+            while event is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise self._not_yet(timeout)
+                event = outcomes.get(_slice(left)) or self._look(outcomes.caller, watch=True)
+        finally:
+            outcomes.close()
+        return self._read(outcomes.caller, event)
+
+    async def _get_aio(self, timeout: float | None = None) -> R:
+        outcomes = await Outcomes.open(self._caller(), self.object_id)
+        try:
+            deadline = None if timeout is None else time.monotonic() + timeout
+            event = await asyncio.to_thread(self._look, outcomes.caller, watch=timeout != 0)
+            while event is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise self._not_yet(timeout)
+                event = await outcomes.get_async(_slice(left))
+                if event is None:
+                    event = await asyncio.to_thread(self._look, outcomes.caller, watch=True)
+        finally:
+            outcomes.close()
+        return self._read(outcomes.caller, event)
+
+    def _look(self, caller: Caller, *, watch: bool) -> Event | None:
+        look = caller.look(self.object_id, watch=watch)
+        if look.event is not None:
+            return look.event
+        if look.cancelled:
+            raise InputCancelledError(f"{self.object_id} was cancelled")
+        if not look.function:
+            raise OutputExpiredError(f"nothing is known of {self.object_id}: its result is no longer kept, or it never was")
+        return None
+
+    def _not_yet(self, timeout: float | None) -> builtins.TimeoutError:
+        return builtins.TimeoutError(f"{self.object_id} has no result yet after {timeout:g} s")
+
+    def _read(self, caller: Caller, event: Event) -> R:
+        ok, value = caller.read(self.object_id, event)
+        if not ok:
+            raise value
+        return value  # type: ignore[no-any-return]
+
+    def _cancel(self) -> None:
+        """Cancel the call: a pending input vanishes, a running one is interrupted; a finished one stays as it is."""
+        caller = self._caller()
+        look = caller.look(self.object_id, watch=False)
+        if look.event is not None or look.cancelled:
+            return
+        function = self._function or look.function
+        if not function:
+            raise NotFoundError(f"nothing is known of {self.object_id}: it can't be cancelled")
+        caller.cancel(function, self.object_id, tell=True)
+
+    async def _cancel_aio(self) -> None:
+        await asyncio.to_thread(self._cancel)
+
+    @staticmethod
+    def _gather(*calls: FunctionCall[Any]) -> list[Any]:
+        """Return the results in the order of the calls; the first failure is raised, the others go on."""
+        return [call.get() for call in _checked(calls)]
+
+    @staticmethod
+    async def _gather_aio(*calls: FunctionCall[Any]) -> list[Any]:
+        return list(await asyncio.gather(*(call.get.aio() for call in _checked(calls))))
+
+    gather = Method(_gather, _gather_aio)
+
+
+def _slice(left: float | None) -> float:
+    # The event is a hint and the look is the truth: look again now and then.
+    return 10.0 if left is None else min(left, 10.0)
+
+
+def _checked(calls: tuple[FunctionCall[Any], ...]) -> tuple[FunctionCall[Any], ...]:
+    for call in calls:
+        if not isinstance(call, FunctionCall):
+            raise InvalidError(f"gather takes FunctionCalls, not {call!r}: use gather(*calls) for a list of them")
+    return calls
+
+
+find_caller: Callable[[], Caller] | None = None
+"""Set by ``app.py``: the caller of a process that has a call's id but not its App."""
+
+
+def _from_id(call_id: str) -> FunctionCall[Any]:
+    if not isinstance(call_id, str) or not call_id:
+        raise InvalidError(f"function_call_id must be an id such as 'fc-...', not {call_id!r}")
+    assert find_caller is not None
+    return FunctionCall(call_id, find_caller)

@@ -1,0 +1,197 @@
+"""The calling process's side of Redis: send inputs, and bring back their ends over one connection.
+
+Every calling process has one inbox, a Redis stream. Containers append the outcomes of its inputs; one thread reads them in bulk
+and hands each to the call that waits. Reading moves nothing until it has arrived, so a lost connection loses no outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from redis.exceptions import RedisError
+
+from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.errors import (
+    ContainerStartError,
+    InputCancelledError,
+    InputRefusedError,
+    RemoteError,
+    StateLostError,
+)
+from scaleplug.keys import Keys
+from scaleplug.messages import MessageFactory
+from scaleplug.serializer import Keyring, open_outcome
+from scaleplug.server import connect
+from scaleplug.settings import Config
+from scaleplug.store import Store, require_url
+from scaleplug.transport import exhausted
+
+logger = logging.getLogger("scaleplug")
+
+READ_SECONDS = 5.0
+"""How long one XREAD waits in the server."""
+READ_COUNT = 1_000
+
+
+def reason_error(reason: str, call: str) -> RemoteError:
+    """Return the error for an input that ended without a signed outcome."""
+    kind, _, text = reason.partition(": ")
+    if kind == "cancelled":
+        return InputCancelledError(f"{call} was cancelled")
+    if kind == "refused":
+        return InputRefusedError(f"the container refused the input: {text}")
+    if kind == "start":
+        return ContainerStartError(text)
+    if kind == "lost":
+        return StateLostError(text)
+    return RemoteError(reason)
+
+
+class Inbox:
+    """The outcomes that come back to this process."""
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self.store, self.config = store, config
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
+        self.pid = os.getpid()
+        self._calls: dict[str, Callable[[Event], object]] = {}
+        self._lock = threading.Lock()
+        self._reader: threading.Thread | None = None
+        self._alive_until = 0.0
+
+    def open(self, call: str, put: Callable[[Event], object]) -> None:
+        """Let ``put`` have the events of a call."""
+        with self._lock:
+            self._calls[call] = put
+            if self._reader is None:
+                self._say_alive(first=True)
+                self._reader = threading.Thread(target=_read_inbox, args=(weakref.ref(self),), daemon=True, name="scaleplug-inbox")
+                self._reader.start()
+
+    def close(self, call: str) -> None:
+        """Forget a call."""
+        with self._lock:
+            self._calls.pop(call, None)
+
+    def _say_alive(self, *, first: bool = False) -> None:
+        ttl = self.config.caller_ttl
+        known, back = self.store.revive(self.name, ttl)
+        self._alive_until = time.monotonic() + ttl / 4
+        if not known and not first:
+            if back:
+                logger.warning("this process could not reach Redis for %g s: %d inputs were brought back", ttl, back)
+            self._check_lost()
+
+    def _check_lost(self) -> None:
+        # The key that says "I live" can run out while Redis lives on; a Redis that lost everything knows no function either.
+        if self.store.client.exists(self.store.keys.functions):
+            return
+        reason = "lost: Redis was restarted without its data, or emptied: it no longer knows this call"
+        with self._lock:
+            puts = list(self._calls.values())
+        for put in puts:
+            put(Event(-1, None, reason))
+
+    def read(self, last: bytes, link: Any) -> bytes:
+        """Wait for outcomes and hand them out; return the id of the last one."""
+        if time.monotonic() > self._alive_until:
+            self._say_alive()
+        key = self.store.keys.of("inbox", self.name)
+        found = link.xread({key: last}, count=READ_COUNT, block=int(READ_SECONDS * 1000))
+        if not found:
+            return last
+        rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
+        for entry, values in rows:
+            last = entry
+            put = self._calls.get(values[b"c"].decode())
+            if put is not None:
+                put(Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode()))
+        milliseconds, _, number = last.decode().partition("-")
+        link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
+        return last
+
+
+def _read_inbox(ref: weakref.ref[Inbox]) -> None:
+    last, pause, link = b"0-0", 0.05, None
+    while True:
+        inbox = ref()
+        if inbox is None or inbox.pid != os.getpid():
+            return
+        try:
+            link = link or inbox.store.client.client()  # one connection of its own: it blocks
+            last = inbox.read(last, link)
+            pause = 0.05
+        except (RedisError, OSError) as exc:
+            logger.warning("results can't be read from Redis, trying again: %s", type(exc).__name__)
+            link = None
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)
+        del inbox
+
+
+class RedisCaller:
+    """Carries calls through Redis."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.keyring = Keyring(config.secret)
+        self.store = Store(connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace))
+        self.inbox = Inbox(self.store, config)
+        self._factories: dict[str, MessageFactory] = {}
+
+    def open(self, call: str, put: Callable[[Event], object]) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        self.inbox.open(call, put)
+
+    def close(self, call: str) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        self.inbox.close(call)
+
+    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
+        """See :class:`scaleplug.abc.Caller`."""
+        name, config = function.full_name, self.config
+        factory = self._factories.get(name)
+        if factory is None:
+            task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
+            factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
+        spawned = kind == "spawn"
+        keep = int(config.result_ttl) if spawned else 0
+        messages = factory.make(call, inputs, many=kind == "map", keep=keep)
+        most = config.max_spawned if spawned else config.max_pending
+        total = 0 if spawned else config.max_total
+        admission = self.store.submit(
+            name,
+            messages,
+            most_pending=most,
+            most_total=total,
+            partial=kind == "map",
+            record=call if spawned else "",
+            record_seconds=config.result_ttl + 86_400,
+        )
+        if not admission.accepted and kind != "map":
+            raise exhausted(name, admission, most, total)
+        return admission.accepted
+
+    def cancel(self, function: str, call: str, *, tell: bool) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        keep = self.config.result_ttl if tell else 0
+        self.store.cancel(function, call, tell=tell, keep=keep, caller=self.inbox.name if tell else "")
+
+    def look(self, call: str, *, watch: bool) -> Look:
+        """See :class:`scaleplug.abc.Caller`."""
+        outcome, function, cancelled = self.store.watch(call, self.inbox.name if watch else "")
+        return Look(None if outcome is None else Event(0, outcome), function, cancelled)
+
+    def read(self, call: str, event: Event) -> tuple[bool, Any]:
+        """See :class:`scaleplug.abc.Caller`."""
+        if event.outcome is None:
+            return False, reason_error(event.reason, call)
+        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)

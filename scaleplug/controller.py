@@ -1,0 +1,455 @@
+"""The controller: observe, decide, act, whenever the doorbell rings and at least once a second.
+
+What it knows can be read again from Redis and the backend, so a controller that restarts adopts what it finds, and stops nothing
+for one scale-down window. Only the holder of the lease acts; every script that changes something checks the lease's token.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from redis.exceptions import RedisError
+
+from scaleplug import policy
+from scaleplug.abc import ContainerBackend, ContainerExit, StartRequest
+from scaleplug.errors import SerializationError
+from scaleplug.lease import Lease
+from scaleplug.registry import Registration, Source
+from scaleplug.serializer import Keyring
+from scaleplug.settings import Config
+from scaleplug.store import FunctionState, Store
+
+logger = logging.getLogger("scaleplug")
+
+TICK = 1.0
+"""Seconds between rounds when nothing rings: the backstop, and what serves producers that don't ring."""
+PAUSE = 0.005
+"""Least seconds between two rounds, so that a stream of rings can't keep the controller busy."""
+TIMEOUT_GRACE = 0.5
+FAILURES_BEFORE_FAILING = 3
+BACK_OFF = (0.5, 60.0)
+SAVE_SECONDS = 5.0
+
+
+class Backend(ContainerBackend, Protocol):
+    """What the controller needs beyond the port: to find what is there, and to get ready."""
+
+    name: str
+
+    def adopt(self) -> None:
+        """Find what an earlier controller has left."""
+
+    def warm(self, sources: set[Source]) -> None:
+        """Get ready for the first container of these."""
+
+
+@dataclass(slots=True)
+class Known:
+    """A container as the controller sees it."""
+
+    slot: int
+    requested_at: float
+    ready: bool = False
+    draining: bool = False
+    blameless: bool = False
+
+
+@dataclass(slots=True)
+class View:
+    """What the controller remembers of one function between two rounds."""
+
+    registration: Registration
+    containers: dict[str, Known] = field(default_factory=dict)
+    service_time: float | None = None
+    start_time: float | None = None
+    finished: int | None = None
+    microseconds: int = 0
+    next_check: float | None = None
+    failures: int = 0
+    back_off_until: float = 0.0
+    desired: int | None = None
+    learned: bool = False
+
+    @property
+    def hot(self) -> bool:
+        """Whether it must be looked at every tick."""
+        return bool(self.containers) or self.registration.settings.min_containers > 0
+
+
+class Controller:
+    """One controller of one namespace."""
+
+    def __init__(
+        self, store: Store, backend: Backend, keyring: Keyring, config: Config, *, fail_fast: bool = False
+    ) -> None:
+        self.store, self.backend, self.keyring, self.config = store, backend, keyring, config
+        self.fail_fast = fail_fast
+        self.host = socket.gethostname()
+        self.lease = Lease(store, f"{self.host}:{config.namespace}")
+        self.views: dict[str, View] = {}
+        self.hold_until = 0.0
+        self._leading = False
+        self._next_due: float | None = None
+        self._last_tick = 0.0
+        self._last_save = 0.0
+        self._lines: deque[tuple[str, str, str]] = deque(maxlen=20_000)
+        self._lines_waiting = threading.Event()
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Control until ``stop`` is set."""
+        threading.Thread(target=self._ship_lines, daemon=True, name="scaleplug-logs").start()
+        pause = 0.1
+        while not stop.is_set():
+            try:
+                self._turn(stop)
+                pause = 0.1
+            except (RedisError, OSError) as exc:
+                # Blind: hold still, and above all don't take "unknown" for "nothing to do".
+                logger.warning("Redis can't be reached: holding everything as it is. %s", type(exc).__name__)
+                stop.wait(pause)
+                pause = min(pause * 2, 2.0)
+            except Exception:
+                logger.exception("a round of the controller failed")
+                stop.wait(0.5)
+
+    def _turn(self, stop: threading.Event) -> None:
+        if not self.lease.hold():
+            if self._leading:
+                logger.warning("this controller lost its lease: standing by")
+                self._leading = False
+            stop.wait(TICK / 2)
+            return
+        if not self._leading:
+            self._lead()
+        rang = self.store.wait_ring(self._pause_seconds())
+        self.round(self.store.take_dirty() if rang else set())
+        if rang:
+            time.sleep(PAUSE)
+
+    def _pause_seconds(self) -> float:
+        now = time.time()
+        due = [t for t in (self._next_due, *(v.next_check for v in self.views.values())) if t is not None]
+        return max(0.0, min([TICK, *(t - now for t in due)]))
+
+    def _lead(self) -> None:
+        """Take over: find what there is before deciding anything."""
+        logger.info("this controller acts now")
+        self.views.clear()
+        self.backend.adopt()
+        self._read_registry()
+        now = time.time()
+        found = self.backend.list() or []
+        for container in found:
+            view = self.views.get(container.function)
+            if view is None:
+                self.backend.stop(container.container, grace=self.config.stop_grace)
+            else:
+                view.containers[container.container] = Known(container.slot, container.started_at)
+        self._sweep({c.container for c in found})
+        windows = [v.registration.settings.scaledown_window for v in self.views.values() if v.containers]
+        self.hold_until = now + max(windows) if windows else 0.0
+        self._leading, self._last_tick = True, 0.0
+
+    def _sweep(self, alive: set[str]) -> None:
+        """Give back what containers of this host held that ended while nobody looked."""
+        for function in self.views:
+            for container, record in self.store.containers(function).items():
+                ours = record.get("host") == self.host and record.get("backend") == self.backend.name
+                if (ours or not record) and container not in alive:
+                    self.store.gone(self.lease.token, container, function, "ended while no controller ran")
+
+    def round(self, dirty: set[str]) -> None:
+        """Do one round for the functions in ``dirty`` and for all that need looking after."""
+        now = time.time()
+        if "*" in dirty:
+            self._read_registry()
+        self._bury(self.backend.exits())
+        tick = now - self._last_tick >= TICK
+        if tick or (self._next_due is not None and now >= self._next_due):
+            wait, moved = self.store.move_due()
+            self._next_due = None if wait is None else now + wait
+            dirty |= set(moved)
+        hot = {f for f, v in self.views.items() if f in dirty or (v.next_check is not None and now >= v.next_check)}
+        unknown = dirty - self.views.keys() - {"*"}
+        if unknown:
+            self._read_registry()
+            hot |= unknown & self.views.keys()
+        if tick:
+            self._last_tick = now
+            hot |= {f for f, v in self.views.items() if v.hot}
+            cold = [f for f in self.views if f not in hot]
+            if self.store.any_pending(cold):
+                hot |= set(cold)
+        if hot:
+            self._decide(sorted(hot))
+        if now - self._last_save > SAVE_SECONDS:
+            self._save_learned()
+            self._last_save = now
+
+    def _read_registry(self) -> None:
+        registrations = {}
+        for function, sealed in self.store.functions().items():
+            try:
+                registrations[function] = Registration.unseal(self.keyring, function, sealed)
+            except SerializationError as exc:
+                logger.error("the registration of %s is ignored: %s", function, exc)
+        for function in self.views.keys() - registrations.keys():
+            for container, known in self.views[function].containers.items():
+                if not known.draining:
+                    known.draining = True
+                    self.backend.stop(container, grace=self.config.stop_grace)
+            if not self.views[function].containers:
+                del self.views[function]
+        for function, registration in registrations.items():
+            view = self.views.get(function)
+            if view is None:
+                learned = self.store.learned(function)
+                self.views[function] = View(
+                    registration, service_time=learned.get("service_time"), start_time=learned.get("start_time")
+                )
+            else:
+                view.registration = registration
+        self.backend.warm({r.source for r in registrations.values()})
+
+    # -- decide ----------------------------------------------------------------------------------------------------
+
+    def _decide(self, functions: list[str]) -> None:
+        now, states = self.store.load(functions)
+        wants: dict[str, policy.Want] = {}
+        for function in functions:
+            view, state = self.views[function], states[function]
+            self._learn(view, state)
+            self._enforce_timeouts(view, state, now)
+            load = _load(view, state, now)
+            decision = policy.decide(
+                view.registration.settings, load, _containers(view, state), now, hold_until=self.hold_until
+            )
+            view.next_check = decision.next_check
+            self._let_go(view, decision)
+            start = decision.start
+            if now < view.back_off_until:
+                view.next_check, start = min(view.next_check or view.back_off_until, view.back_off_until), 0
+            if start:
+                wants[function] = policy.Want(have=len(view.containers), start=start)
+            self._keep(function, view, decision, load, now)
+            if state.first_deadline is not None:
+                expires = state.first_deadline + TIMEOUT_GRACE
+                view.next_check = min(view.next_check or expires, expires)
+        if wants:
+            self._start(wants, now, states)
+
+    def _learn(self, view: View, state: FunctionState) -> None:
+        for container, at in state.ready:
+            known = view.containers.get(container)
+            if known is not None and not known.ready:
+                known.ready = True
+                view.failures, view.learned = 0, True
+                view.start_time = policy.learn(view.start_time, max(0.0, at - known.requested_at))
+        if view.finished is not None and state.finished > view.finished:
+            count = state.finished - view.finished
+            view.service_time = policy.learn(view.service_time, (state.microseconds - view.microseconds) / count / 1e6)
+            view.learned = True
+        view.finished, view.microseconds = state.finished, state.microseconds
+
+    def _enforce_timeouts(self, view: View, state: FunctionState, now: float) -> None:
+        """End containers with an input past its timeout, from outside: code stuck in C can't stop that."""
+        if state.first_deadline is None or now < state.first_deadline + TIMEOUT_GRACE:
+            return
+        function = view.registration.function
+        for container in self.store.overdue(self.lease.token, function, TIMEOUT_GRACE, "timeout"):
+            known = view.containers.get(container)
+            if known is not None:
+                known.blameless = known.draining = True
+            logger.warning("an input of %s ran longer than its timeout: its container is replaced", function)
+            self.backend.kill(container)
+
+    def _let_go(self, view: View, decision: policy.Decision) -> None:
+        function = view.registration.function
+        for container in decision.stop:
+            if self.store.release(self.lease.token, container, function):
+                self._stop(view, container)
+        for container in decision.give_up:
+            view.containers[container].draining = True
+            limit = view.registration.settings.start_limit
+            logger.warning("a container of %s was not ready within its startup_timeout of %g s", function, limit)
+            self._start_failed(view, f"it was not ready within its startup_timeout of {limit:g} s", ())
+            self.backend.kill(container)
+
+    def _stop(self, view: View, container: str) -> None:
+        view.containers[container].draining = True
+        self.backend.stop(container, grace=self.config.stop_grace)
+
+    def _keep(self, function: str, view: View, decision: policy.Decision, load: policy.Load, now: float) -> None:
+        if not decision.start and not decision.stop and not decision.give_up and decision.desired == view.desired:
+            return
+        view.desired = decision.desired
+        self.store.decided(function, {
+            "at": now, "desired": decision.desired, "start": decision.start, "stop": list(decision.stop),
+            "give_up": list(decision.give_up), "reason": decision.reason, "pending": load.pending, "running": load.running,
+            "service_time": load.service_time, "start_time": load.start_time, "back_off_until": view.back_off_until,
+        })  # fmt: skip
+
+    # -- act -------------------------------------------------------------------------------------------------------
+
+    def _start(self, wants: dict[str, policy.Want], now: float, states: dict[str, FunctionState]) -> None:
+        capacity = self.backend.capacity()
+        if capacity is None:
+            return
+        granted = policy.share(wants, capacity)
+        requests = [r for function, count in sorted(granted.items()) for r in self._requests(function, count)]
+        if requests:
+            rows = [(r.container, r.function, r.slot, self.backend.name, self.host, now) for r in requests]
+            if not self.store.started(self.lease.token, rows):
+                return  # somebody else leads
+            for request in requests:
+                self.views[request.function].containers[request.container] = Known(request.slot, now)
+            self.backend.start(requests)
+        hungry = [f for f in wants if not granted[f] and not self.views[f].containers]
+        if hungry:
+            self._make_room(hungry, states)
+        for function in wants:
+            if granted[function] < wants[function].start:
+                view = self.views[function]
+                view.next_check = min(view.next_check or now + 0.25, now + 0.25)
+
+    def _requests(self, function: str, count: int) -> list[StartRequest]:
+        view = self.views[function]
+        taken = {known.slot for known in view.containers.values()}
+        requests, slot = [], 0
+        while len(requests) < count:
+            slot += 1
+            if slot not in taken:
+                name = f"{function}-{slot}-{secrets.token_hex(3)}"
+                requests.append(StartRequest(container=name, app=view.registration.app, function=function, slot=slot))
+        return requests
+
+    def _make_room(self, hungry: list[str], states: dict[str, FunctionState]) -> None:
+        """Take containers from functions above their fair share, for those that have none on a full host."""
+        others = [f for f, v in self.views.items() if v.containers and f not in states]
+        if others:
+            states = {**states, **self.store.load(others)[1]}
+        containers = {f: _containers(v, states[f]) for f, v in self.views.items() if v.containers and f in states}
+        room = policy.yield_for(hungry, containers)
+        for function, view in self.views.items():
+            for container in room.stop:
+                if container in view.containers and self.store.release(self.lease.token, container, function):
+                    self._stop(view, container)
+            busy = [c for c, k in view.containers.items() if k.ready and not k.draining]
+            for container in busy[: room.drain.get(function, 0)]:
+                self._stop(view, container)
+
+    def _bury(self, exits: list[ContainerExit]) -> None:
+        """Give back what dead containers held."""
+        for exit_ in exits:
+            view = self.views.get(exit_.function)
+            known = view.containers.get(exit_.container) if view is not None else None
+            blameless = exit_.asked or (known is not None and known.blameless)
+            returned = self.store.gone(
+                self.lease.token, exit_.container, exit_.function, exit_.reason, blameless=blameless
+            )
+            if view is not None:
+                view.containers.pop(exit_.container, None)
+                view.next_check = 0.0
+            if returned > 0 and not exit_.asked:
+                logger.warning("a container of %s %s: its %d inputs go back to the queue", exit_.function, exit_.reason, returned)
+            if view is not None and known is not None and not known.ready and not known.draining and not returned:
+                self._start_failed(view, exit_.reason, exit_.last_lines)
+
+    def _start_failed(self, view: View, reason: str, lines: Any) -> None:
+        function, now = view.registration.function, time.time()
+        if now < view.back_off_until:
+            return  # one of several that were started together
+        view.failures += 1
+        low, high = BACK_OFF
+        view.back_off_until = now + min(high, low * 2 ** (view.failures - 1))
+        tail = "\n".join(lines)
+        logger.error(
+            "a container of %s did not start (%s); next try in %g s%s",
+            function, reason, view.back_off_until - now, f". It printed:\n{tail}" if tail else "",
+        )  # fmt: skip
+        if self.fail_fast and view.failures >= FAILURES_BEFORE_FAILING:
+            text = f"no container of {function} could be started: {reason}" + (f"\n{tail}" if tail else "")
+            self.store.fail_pending(self.lease.token, function, text)
+
+    def _save_learned(self) -> None:
+        for function, view in self.views.items():
+            if view.learned:
+                view.learned = False
+                values = {"service_time": view.service_time, "start_time": view.start_time}
+                self.store.learn(function, **{k: v for k, v in values.items() if v is not None})
+
+    # -- output and the end ----------------------------------------------------------------------------------------
+
+    def add_lines(self, lines: list[tuple[str, str, str]]) -> None:
+        """Take what containers have printed; safe from any thread."""
+        self._lines.extend(lines)
+        self._lines_waiting.set()
+
+    def _ship_lines(self) -> None:
+        while True:
+            self._lines_waiting.wait()
+            self._lines_waiting.clear()
+            self.flush_lines()
+
+    def flush_lines(self) -> None:
+        """Write what is waiting into Redis."""
+        while self._lines:
+            batch = [self._lines.popleft() for _ in range(min(500, len(self._lines)))]
+            try:
+                self.store.log(batch)
+            except (RedisError, OSError):
+                return  # output may be lost; inputs may not
+
+    def finish(self, wait: Callable[[], bool]) -> None:
+        """Give back what is left while containers end; ``wait`` returns False when all have."""
+        while wait():
+            try:
+                if self.lease.hold():
+                    self._bury(self.backend.exits())
+            except (RedisError, OSError):
+                pass
+            time.sleep(0.02)
+        try:
+            if self.lease.hold():
+                self._bury(self.backend.exits())
+                self._save_learned()
+            self.flush_lines()
+            self.lease.release()
+        except (RedisError, OSError):
+            logger.warning("Redis can't be reached at the end: a later controller gives back what is left")
+
+
+def _load(view: View, state: FunctionState, now: float) -> policy.Load:
+    oldest = None
+    if state.first_deadline is not None:
+        oldest = max(0.0, now - (state.first_deadline - view.registration.settings.timeout))
+    return policy.Load(
+        pending=state.pending,
+        running=state.running,
+        oldest_running=oldest,
+        service_time=view.service_time,
+        start_time=view.start_time,
+    )
+
+
+def _containers(view: View, state: FunctionState) -> policy.Containers:
+    idle = {c: since for c, since in state.idle if c in view.containers}
+    live = {c: k for c, k in view.containers.items() if not k.draining}
+    return policy.Containers(
+        starting=tuple(policy.Starting(container=c, requested_at=k.requested_at) for c, k in live.items() if not k.ready),
+        idle=tuple(policy.Idle(container=c, idle_since=since) for c, since in idle.items() if c in live and live[c].ready),
+        busy=sum(1 for c, k in live.items() if k.ready and c not in idle),
+        draining=len(view.containers) - len(live),
+    )
+
+

@@ -1,0 +1,80 @@
+"""Local entrypoints: the function that ``scaleplug run`` starts, with options made from its typed arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from scaleplug.errors import InvalidError
+
+
+class _DateTime(click.ParamType):
+    name = "datetime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
+        try:
+            return value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not an ISO date such as 2026-01-31 or 2026-01-31T12:00", param, ctx)
+
+
+_TYPES: dict[Any, Any] = {str: click.STRING, int: click.INT, float: click.FLOAT, datetime.datetime: _DateTime()}
+
+
+class LocalEntrypoint:
+    """A function that runs in the caller's process."""
+
+    def __init__(self, raw: Callable[..., Any], name: str) -> None:
+        self.raw, self.name = raw, name
+        self.__doc__, self.__name__ = raw.__doc__, name
+        self.options = _options(raw, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it, in an event loop if it is async."""
+        result = self.raw(*args, **kwargs)
+        return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+    def command(self) -> click.Command:
+        """Return the click command whose options are the arguments."""
+        return click.Command(self.name, callback=self, params=list(self.options), help=inspect.getdoc(self.raw))
+
+
+def _options(raw: Callable[..., Any], name: str) -> list[click.Option]:
+    hints = typing.get_type_hints(raw)
+    options = []
+    for parameter in inspect.signature(raw).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise InvalidError(f"the local entrypoint {name!r} can't take {parameter}: use arguments with names and types")
+        options.append(_option(name, parameter, hints.get(parameter.name, str)))
+    return options
+
+
+def _option(name: str, parameter: inspect.Parameter, hint: Any) -> click.Option:
+    hint = _not_none(hint)
+    required = parameter.default is parameter.empty
+    default = None if required else parameter.default
+    flag = "--" + parameter.name.replace("_", "-")
+    if hint is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=default, required=required, show_default=not required)
+    kind = _TYPES.get(hint)
+    if kind is None:
+        raise InvalidError(
+            f"the argument {parameter.name!r} of the local entrypoint {name!r} has the type {hint!r}, which can't be an option: "
+            "use str, int, float, bool or datetime"
+        )
+    return click.Option([flag, parameter.name], type=kind, default=default, required=required, show_default=default is not None)
+
+
+def _not_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [h for h in typing.get_args(hint) if h is not type(None)]
+        if len(rest) == 1:
+            return rest[0]
+    return hint

@@ -1,0 +1,111 @@
+"""The exception tree.
+
+    Error
+    ├── InvalidError            an argument, a setting or a name is not valid (also a ValueError)
+    ├── ConfigurationError      the environment is not: Redis, the secret, a missing program
+    │   └── ServerError         the Redis server can't be used, with the way out
+    ├── NotFoundError           an app, a function or a call nobody knows
+    ├── ExecutionError          a call can't be made or its outcome can't be read here
+    │   └── SerializationError  a value can't be pickled or unpickled
+    ├── RemoteError             the input failed for a reason that is not the function's own exception
+    │   ├── ContainerCrashError its containers died under it, too often
+    │   ├── ContainerStartError no container could be started for it
+    │   ├── InputCancelledError it was cancelled
+    │   ├── InputRefusedError   its container could not verify or read it
+    │   └── StateLostError      Redis lost what was waited for
+    ├── ResourceExhausted       a limit on inputs was reached: retry later
+    ├── TimeoutError
+    │   ├── FunctionTimeoutError  the function ran longer than its ``timeout``
+    │   └── OutputExpiredError    the result is no longer kept
+    └── UserCodeException       wraps an exception of the function, where that was asked for
+
+    InputCancellation (BaseException)   raised inside a function whose input is cancelled
+
+``FunctionCall.get(timeout=...)`` raises the builtin ``TimeoutError`` while the result isn't there yet.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Root of every error that scaleplug raises."""
+
+
+class InvalidError(Error, ValueError):
+    """An argument, a setting or a name is not valid; the text names it, its value and what is allowed."""
+
+
+class ConfigurationError(Error):
+    """The environment does not allow what was asked; the text tells the way out."""
+
+
+class ServerError(ConfigurationError):
+    """The Redis server can't be used safely; the text tells why and the way out."""
+
+
+class NotFoundError(Error):
+    """No such app, function or call."""
+
+
+class ExecutionError(Error):
+    """A call can't be made, or its outcome can't be read here."""
+
+
+class SerializationError(ExecutionError):
+    """A value can't be pickled, verified or unpickled."""
+
+
+class RemoteError(Error):
+    """An input failed for a reason that is not the function's own exception."""
+
+
+class ContainerCrashError(RemoteError):
+    """The containers that ran the input died under it, as often as is allowed."""
+
+
+class ContainerStartError(RemoteError):
+    """No container of the function could be started."""
+
+
+class InputCancelledError(RemoteError):
+    """The input was cancelled before it had a result."""
+
+
+class InputRefusedError(RemoteError):
+    """A container could not verify or read the input and has set it aside."""
+
+
+class StateLostError(RemoteError):
+    """Redis no longer knows the call: it was restarted without its data, or emptied."""
+
+
+class ResourceExhausted(Error):
+    """A function has as many inputs as its limits allow; retry later."""
+
+
+ResourceExhaustedError = ResourceExhausted
+
+
+class TimeoutError(Error):
+    """Root of scaleplug's own time-outs (not the builtin of the same name)."""
+
+
+class FunctionTimeoutError(TimeoutError):
+    """The function ran longer than its ``timeout``."""
+
+
+class OutputExpiredError(TimeoutError):
+    """The result is no longer kept, or never existed."""
+
+
+class UserCodeException(Error):
+    """Wraps an exception that a function raised; the original is its ``__cause__`` and ``.exc``."""
+
+    def __init__(self, exc: BaseException) -> None:
+        super().__init__(exc)
+        self.exc = exc
+        self.__cause__ = exc
+
+
+class InputCancellation(BaseException):
+    """Raised inside a running function when its input is cancelled; let it pass."""

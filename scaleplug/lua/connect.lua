@@ -1,0 +1,30 @@
+#!lua flags=allow-oom
+-- Begin a new epoch of a container's connection: it keeps the inputs it still runs, the rest goes back.
+-- ARGV: container, fn, client id of the blocking connection, pid, ids it runs...
+-- Returns the new epoch, or 0 when the container was given up or released and must leave.
+local container, fn, record = ARGV[1], ARGV[2], P .. 'container:' .. ARGV[1]
+local state = redis.call('HGET', record, 'state')
+if state == 'gone' or state == 'released' then return 0 end
+local old = epoch_of(container)
+local epoch = redis.call('HINCRBY', record, 'epoch', 1)
+local kept = P .. 'claims:' .. container .. ':' .. epoch
+for e = old, math.max(1, old - 9), -1 do
+  local claims = P .. 'claims:' .. container .. ':' .. e
+  for i = 5, #ARGV do
+    local message = redis.call('HGET', claims, ARGV[i])
+    if message then
+      redis.call('HSET', kept, ARGV[i], message)
+      redis.call('HDEL', claims, ARGV[i])
+    end
+  end
+  give_back(fn, container, e, 'its container lost its connection', true)
+end
+redis.call('HSET', record, 'fn', fn, 'client', ARGV[3], 'pid', ARGV[4], 'state', 'ready')
+redis.call('PERSIST', record)
+redis.call('SADD', P .. 'containers:' .. fn, container)
+if redis.call('HSETNX', record, 'ready', tostring(now())) == 1 or redis.call('ZSCORE', P .. 'ready:' .. fn, container) == false then
+  redis.call('ZADD', P .. 'ready:' .. fn, now(), container)
+end
+now_idle(fn, container, epoch)
+ring(fn)
+return epoch

@@ -1,0 +1,12 @@
+-- Keep an input until it is due. ARGV: fn, most pending, due time, message. Returns {accepted, pending, running}.
+local fn = ARGV[1]
+local delayed = P .. 'delayed:' .. fn
+local pending = redis.call('LLEN', P .. 'queue:' .. fn) + redis.call('ZCARD', delayed)
+if pending >= tonumber(ARGV[2]) then return {0, pending, redis.call('ZCARD', P .. 'running:' .. fn)} end
+redis.call('ZADD', delayed, ARGV[3], ARGV[4])
+local known = redis.call('ZSCORE', P .. 'due', fn)
+if not known or tonumber(ARGV[3]) < tonumber(known) then
+  redis.call('ZADD', P .. 'due', ARGV[3], fn)
+  ring(fn)
+end
+return {1, pending, 0}

@@ -1,0 +1,16 @@
+-- Read what the policy needs to know. ARGV: fn... Returns the time, then for each function {pending, running,
+-- earliest end of a timeout or '', {idle container, since...}, {ready container, at...}, finished, microseconds}.
+local out = {tostring(now())}
+for _, fn in ipairs(ARGV) do
+  local stats = redis.call('HMGET', P .. 'stats:' .. fn, 'finished', 'microseconds')
+  out[#out + 1] = {
+    redis.call('LLEN', P .. 'queue:' .. fn),
+    redis.call('ZCARD', P .. 'running:' .. fn),
+    redis.call('ZRANGE', P .. 'running:' .. fn, 0, 0, 'WITHSCORES')[2] or '',
+    redis.call('ZRANGE', P .. 'idle:' .. fn, 0, -1, 'WITHSCORES'),
+    redis.call('ZRANGE', P .. 'ready:' .. fn, 0, -1, 'WITHSCORES'),
+    stats[1] or '0',
+    stats[2] or '0',
+  }
+end
+return out

@@ -1,0 +1,86 @@
+-- Put before every script. KEYS[1] is the prefix of the namespace; scaleplug/keys.py has the table of keys.
+if redis.replicate_commands then redis.replicate_commands() end
+local P = KEYS[1]
+
+local function now()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) + tonumber(t[2]) / 1000000
+end
+
+-- Wake the controller for one function. One token is enough: the set says for whom.
+local function ring(fn)
+  redis.call('SADD', P .. 'dirty', fn)
+  if redis.call('LLEN', P .. 'bell') == 0 then redis.call('LPUSH', P .. 'bell', '1') end
+end
+
+-- True while the caller of the script holds the lease; an empty token stands for the container itself.
+local function leads(token)
+  return token == '' or redis.call('GET', P .. 'lease') == token
+end
+
+local function epoch_of(container)
+  return tonumber(redis.call('HGET', P .. 'container:' .. container, 'epoch') or '0')
+end
+
+-- Put back at the head of the queue what a container holds under one epoch. Inputs that were only being taken were not
+-- started, so they keep their count of attempts; `blameless` takes the started ones' attempt back too.
+local function give_back(fn, container, epoch, reason, blameless)
+  local queue, returned = P .. 'queue:' .. fn, 0
+  local claims, transit = P .. 'claims:' .. container .. ':' .. epoch, P .. 'transit:' .. container .. ':' .. epoch
+  local held = redis.call('HGETALL', claims)
+  for i = 1, #held, 2 do
+    local id = held[i]
+    redis.call('RPUSH', queue, held[i + 1])
+    redis.call('ZREM', P .. 'running:' .. fn, id)
+    if redis.call('HEXISTS', P .. 'verdicts:' .. fn, id) == 0 then
+      if blameless then
+        redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
+      else
+        redis.call('HSET', P .. 'crashes:' .. fn, id, reason)
+      end
+    end
+    returned = returned + 1
+  end
+  redis.call('DEL', claims)
+  while true do
+    local message = redis.call('RPOP', transit)
+    if not message then break end
+    redis.call('RPUSH', queue, message)
+    returned = returned + 1
+  end
+  if returned > 0 then ring(fn) end
+  return returned
+end
+
+-- Store the outcome of an input where its caller looks for it.
+local function deliver(call, index, caller, keep, payload, refused)
+  if keep > 0 and payload then redis.call('SET', P .. 'result:' .. call, payload, 'EX', keep) end
+  local callers = {}
+  if caller ~= '' then callers[1] = caller end
+  if keep > 0 then
+    for _, watcher in ipairs(redis.call('SMEMBERS', P .. 'watchers:' .. call)) do callers[#callers + 1] = watcher end
+    redis.call('DEL', P .. 'watchers:' .. call)
+  end
+  for _, who in ipairs(callers) do
+    if redis.call('EXISTS', P .. 'caller:' .. who) == 1 then
+      if refused then
+        redis.call('XADD', P .. 'inbox:' .. who, '*', 'c', call, 'i', index, 'e', refused)
+      else
+        redis.call('XADD', P .. 'inbox:' .. who, '*', 'c', call, 'i', index, 'p', payload)
+      end
+    end
+  end
+end
+
+local function forget(fn, id)
+  redis.call('ZREM', P .. 'running:' .. fn, id)
+  redis.call('HDEL', P .. 'attempts:' .. fn, id)
+  redis.call('HDEL', P .. 'verdicts:' .. fn, id)
+  redis.call('HDEL', P .. 'crashes:' .. fn, id)
+end
+
+local function now_idle(fn, container, epoch)
+  if redis.call('HLEN', P .. 'claims:' .. container .. ':' .. epoch) == 0 then
+    redis.call('ZADD', P .. 'idle:' .. fn, now(), container)
+  end
+end

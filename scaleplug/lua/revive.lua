@@ -1,0 +1,15 @@
+-- Say that a calling process lives, and bring back the inputs that were parked while it seemed not to.
+-- ARGV: caller, seconds to live, 1 on the first call. Returns {1 if it was known, inputs brought back}.
+local key, parked = P .. 'caller:' .. ARGV[1], P .. 'parked:' .. ARGV[1]
+local known = redis.call('EXISTS', key)
+redis.call('SET', key, '1', 'EX', ARGV[2])
+redis.call('EXPIRE', P .. 'inbox:' .. ARGV[1], ARGV[2] * 60)
+local back = 0
+while true do
+  local fn = redis.call('LPOP', parked)
+  if not fn then break end
+  redis.call('RPUSH', P .. 'queue:' .. fn, redis.call('LPOP', parked))
+  ring(fn)
+  back = back + 1
+end
+return {known, back}

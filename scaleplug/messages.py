@@ -1,0 +1,115 @@
+"""Build the messages of many inputs at once, byte for byte what Celery's ``apply_async`` would have sent.
+
+One message is published through Celery for real, into a recording channel; the others are made from it by exchanging what
+differs. Where somebody listens to ``before_task_publish`` each message goes the long way, since a listener may change it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from celery import Task, current_task
+from celery.signals import after_task_publish, before_task_publish
+from kombu import Connection, Producer
+
+from scaleplug.serializer import INPUT, Keyring, input_context, pickle
+from scaleplug.transport import Channel, Transport
+
+_ID, _BODY, _TAG, _INDEX, _KEEP = "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102
+EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+class _RecordingChannel(Channel):
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        self.connection.recorded.append(message)
+
+    def _size(self, queue: str) -> int:
+        return 0
+
+
+class _RecordingTransport(Transport):
+    Channel = _RecordingChannel
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        super().__init__(client, **options)
+        self.recorded: list[dict[str, Any]] = client.transport_options["recorded"]
+
+
+def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (), kwargs: Any = None) -> dict[str, Any]:
+    """Return the message that ``apply_async`` would put on the queue, without putting it there."""
+    recorded: list[dict[str, Any]] = []
+    carried = {"recorded": recorded, "store": None, "most_pending": 0}
+    connection = Connection(transport=_RecordingTransport, transport_options=carried)
+    producer = Producer(connection)
+    unchecked = object.__new__(type(task))  # copy.copy would return the task itself
+    unchecked.__dict__.update(task.__dict__, typing=False)
+    unchecked.apply_async(args, kwargs or {}, task_id=task_id, producer=producer, argsrepr="", kwargsrepr="", **options)
+    return recorded[0]
+
+
+class MessageFactory:
+    """Makes the messages of one function's calls in one calling context."""
+
+    def __init__(self, task: Task, keyring: Keyring, caller: str) -> None:
+        self.task, self.keyring, self.caller = task, keyring, caller
+        self._parts: dict[tuple[bool, str, str], list[str]] = {}
+
+    def make(
+        self, call: str, inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]], *, many: bool, keep: int
+    ) -> list[str]:
+        """Return one message per (index, args, kwargs)."""
+        made = []
+        check = getattr(self.task, "__header__", None) if self.task.typing else None
+        for index, args, kwargs in inputs:
+            if check is not None:
+                check(*args, **kwargs)  # the TypeError of a plain call, here and not in a container
+            input_id = f"{call}:{index}" if many else call
+            body = self._body(input_id, args, kwargs)
+            if before_task_publish.receivers or after_task_publish.receivers:
+                made.append(self._long_way(call, index, input_id, body, many, keep))
+            else:
+                made.append(self._fill(call, index, input_id, body, many, keep))
+        return made
+
+    def _body(self, input_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        payload = pickle((args, dict(kwargs), EMBED), f"an argument of {self.task.name}")
+        return base64.b64encode(self.keyring.seal(INPUT, input_context(self.task.name, input_id), payload)).decode()
+
+    def _fill(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
+        parent = current_task.request if current_task else None
+        root, parent_id = (parent.root_id or "", parent.id or "") if parent else ("", "")
+        parts = self._parts.get((many, root, parent_id))
+        if parts is None:
+            if len(self._parts) > 64:
+                self._parts.clear()
+            parts = self._parts[many, root, parent_id] = self._template(many)
+        values = {"id": input_id, "body": body, "tag": str(uuid4()), "call": call, "index": str(index), "keep": str(keep)}
+        return "".join(values.get(part[1:], part) if part[:1] == "\0" else part for part in parts)
+
+    def _options(self, call: str, index: int, many: bool, keep: int) -> dict[str, Any]:
+        reply = {"call": call, "index": index, "caller": self.caller, "keep": keep}
+        options: dict[str, Any] = {"headers": {"scaleplug": reply}, "ignore_result": True}
+        if many:
+            options.update(group_id=call, group_index=index)
+        return options
+
+    def _template(self, many: bool) -> list[str]:
+        call = "@scaleplug-call@"
+        message = record(self.task, _ID, self._options(call, _INDEX, many, _KEEP))
+        message["body"] = _BODY
+        message["properties"]["delivery_tag"] = _TAG
+        text = json.dumps(message)
+        marks = ((_ID, "\0id"), (_BODY, "\0body"), (_TAG, "\0tag"), (call, "\0call"))
+        numbers = ((str(_INDEX), "\0index"), (str(_KEEP), "\0keep"))
+        for mark, name in (*marks, *numbers):
+            text = text.replace(mark, f"\1{name}\1")
+        return text.split("\1")
+
+    def _long_way(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
+        message = record(self.task, input_id, self._options(call, index, many, keep))
+        message["body"] = body
+        return json.dumps(message)

@@ -1,0 +1,218 @@
+"""What runs beside a caller: the controller's process, and for ``scaleplug run`` a private Redis too.
+
+``python -m scaleplug.runtime`` is the controller of a run; it reads its options from standard input. Everything a run starts holds
+the reading end of one pipe, the lifeline, whose writing end is the run's alone: when the run is gone, however it went, they end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from scaleplug.backends.process import ProcessBackend
+from scaleplug.controller import Controller
+from scaleplug.embedded import EmbeddedRedis
+from scaleplug.errors import ConfigurationError
+from scaleplug.keys import Keys
+from scaleplug.serializer import Keyring
+from scaleplug.server import check_server, connect
+from scaleplug.settings import Config, use_config
+from scaleplug.store import Store, require_url
+from scaleplug.worker.zygote import die_with_parent
+
+logger = logging.getLogger("scaleplug")
+
+RUN_GRACE = 2.0
+"""Seconds that inputs still running get when the run they belong to ends."""
+
+
+def control(config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None) -> None:
+    """Be a controller with the process backend until SIGTERM or SIGINT; a second signal hurries."""
+    client = connect(require_url(config.redis_url), name=f"scaleplug-controller-{os.getpid()}")
+    for warning in check_server(client, config=config, embedded=lifeline is not None):
+        logger.warning("%s", warning)
+    keyring = Keyring(config.secret)
+    store = Store(client, Keys(config.namespace))
+    backend = ProcessBackend(
+        config,
+        folder,
+        find=lambda function: controller.views[function].registration,
+        on_exit=lambda function: _ring(store, function),
+        on_lines=lambda lines: controller.add_lines(lines),
+        lifeline=lifeline,
+    )
+    controller = Controller(store, backend, keyring, config, fail_fast=lifeline is not None)
+    stop, hurry = threading.Event(), threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    ready()
+    controller.run(stop)
+    backend.end(grace)
+    hurried = False
+    deadline = time.monotonic() + grace + 5.0
+
+    def waiting() -> bool:
+        nonlocal hurried
+        if hurry.is_set() and not hurried:
+            hurried = True
+            backend.end(0.0)
+        return not backend.ended() and time.monotonic() < deadline
+
+    controller.finish(waiting)
+    backend.close()
+
+
+def _ring(store: Store, function: str) -> None:
+    with contextlib.suppress(Exception):  # the tick looks too
+        store.ring(function)
+
+
+def controller_folder(config: Config) -> Path:
+    """Return the folder in which controllers of one Redis and namespace on this host keep their zygotes' sockets."""
+    digest = hashlib.sha256(f"{config.redis_url}|{config.namespace}".encode()).hexdigest()[:10]
+    base = Path(tempfile.gettempdir()) / f"scaleplug-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if base.stat().st_uid != os.getuid():
+        raise ConfigurationError(f"{base} belongs to somebody else: set TMPDIR to a folder of your own")
+    base.chmod(0o700)
+    return base / f"ctl-{digest}"
+
+
+class Run:
+    """The surroundings of one ``scaleplug run``: a Redis, a controller, and their end."""
+
+    def __init__(self, config: Config, title: str) -> None:
+        self.asked, self.title = config, title
+        self.config = config
+        self.redis: EmbeddedRedis | None = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._controller: subprocess.Popen[bytes] | None = None
+        self._lifeline: tuple[int, int] = (-1, -1)
+        self._ending = False
+        self._pid = os.getpid()
+
+    def start(self) -> Config:
+        """Start everything; return the configuration that callers in this process use."""
+        secret = self.asked.secret or secrets.token_urlsafe(48)
+        if self.asked.redis_url is None:
+            self.redis = EmbeddedRedis().start()
+            self.redis.announce(secret=secret, namespace="default", title=self.title)
+            self.config = replace(self.asked, redis_url=self.redis.url, secret=secret, namespace="default")
+        else:
+            Keyring(self.asked.secret)  # a shared Redis needs a secret of its users' own
+            # A run's functions live as long as the run: a namespace of its own keeps them from deployed ones.
+            self.config = replace(self.asked, namespace=f"run-{secrets.token_hex(4)}")
+        use_config(self.config)
+        self._lifeline = os.pipe()
+        self._folder = tempfile.TemporaryDirectory(prefix="scaleplug-")
+        self._start_controller()
+        threading.Thread(target=self._supervise, daemon=True, name="scaleplug-supervisor").start()
+        return self.config
+
+    def _start_controller(self) -> None:
+        assert self._folder is not None
+        options = {
+            "config": {f.name: getattr(self.config, f.name) for f in fields(self.config)},
+            "folder": self._folder.name,
+            "lifeline": self._lifeline[0],
+            "parent": os.getpid(),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scaleplug.runtime"],
+            stdin=subprocess.PIPE, pass_fds=[self._lifeline[0]], start_new_session=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        with process.stdin:
+            process.stdin.write(json.dumps(options).encode() + b"\n")
+        self._controller = process
+
+    def _supervise(self) -> None:
+        failures = 0
+        while not self._ending:
+            controller, since = self._controller, time.monotonic()
+            assert controller is not None
+            controller.wait()
+            if self._ending:
+                return
+            failures = failures + 1 if time.monotonic() - since < 5 else 0
+            if failures > 3:
+                logger.error("the controller ended %d times in a row: giving up on it", failures)
+                return
+            logger.warning("the controller ended with status %s: starting it again", controller.returncode)
+            self._start_controller()
+
+    def stop(self) -> None:
+        """End everything that was started."""
+        if self._ending or os.getpid() != self._pid:
+            return
+        self._ending = True
+        controller = self._controller
+        if controller is not None and controller.poll() is None:
+            controller.terminate()
+            try:
+                controller.wait(RUN_GRACE + 3.0)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                controller.kill()
+                controller.wait()
+        for fd in self._lifeline:
+            if fd >= 0:
+                os.close(fd)  # whatever is left of the run ends now
+        use_config(None)
+        if self.redis is not None:
+            self.redis.close()
+        elif self.config.namespace != self.asked.namespace:
+            with contextlib.suppress(Exception):
+                drop_namespace(self.config)
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def drop_namespace(config: Config) -> None:
+    """Delete every key of a namespace."""
+    client: Any = connect(require_url(config.redis_url))
+    keys = list(client.scan_iter(match=Keys(config.namespace).prefix + "*", count=1_000))
+    for first in range(0, len(keys), 500):
+        client.unlink(*keys[first : first + 500])
+
+
+def _watch_lifeline(fd: int) -> None:
+    os.read(fd, 1)  # nothing is ever written: this returns when the run is gone
+    os._exit(0)
+
+
+def main() -> None:
+    """Be the controller of a run."""
+    options = json.loads(sys.stdin.readline())
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != options["parent"]:
+        return
+    logging.basicConfig(level=logging.WARNING, format="scaleplug: %(message)s")
+    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
+    config = Config(**options["config"])
+    try:
+        control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=RUN_GRACE)
+    except ConfigurationError as exc:
+        print(f"scaleplug: {exc}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

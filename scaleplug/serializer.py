@@ -1,0 +1,226 @@
+"""Sign, verify and pickle what travels through Redis.
+
+A sealed value is ``b"sp1" | purpose | python major, minor | context length | context | payload | HMAC-SHA256``. The key is
+derived from the secret for each purpose, and the context says what the value is for (``task|id`` for an input,
+``call|index`` for an outcome), so that a genuine value can't be passed off as another. Nothing is unpickled before
+its signature, its context and its Python version have been checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import struct
+import sys
+import traceback
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+from kombu.serialization import register
+from tblib import pickling_support
+
+from scaleplug.errors import ConfigurationError, ExecutionError, RemoteError, SerializationError
+
+CONTENT_TYPE = "application/x-scaleplug"
+NAME = "scaleplug"
+
+INPUT, OUTPUT, REGISTRY, CODE, VALUE = b"i", b"o", b"r", b"c", b"v"
+
+_MAGIC = b"sp1"
+_HEAD = struct.Struct(">3scBBH")
+_MAC = hashlib.sha256().digest_size
+_PYTHON = sys.version_info[:2]
+MIN_SECRET = 32
+
+
+class Keyring:
+    """The keys made from ``SCALEPLUG_SECRET``: the first signs, all verify."""
+
+    def __init__(self, secret: str | None) -> None:
+        if not secret:
+            raise ConfigurationError(
+                "SCALEPLUG_SECRET is not set: payloads are signed with it. Set the same value for every caller, "
+                'controller and container; make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        secrets = [part.strip() for part in secret.split(",")]
+        if any(len(part) < MIN_SECRET for part in secrets):
+            raise ConfigurationError(
+                f"SCALEPLUG_SECRET is too short: each secret needs at least {MIN_SECRET} characters; "
+                'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+            )
+        self._keys = [
+            {p: hmac.digest(part.encode(), b"scaleplug/1/" + p, "sha256") for p in (INPUT, OUTPUT, REGISTRY, CODE, VALUE)}
+            for part in secrets
+        ]
+
+    def seal(self, purpose: bytes, context: str, payload: bytes) -> bytes:
+        """Return ``payload`` signed for ``purpose`` and ``context``."""
+        where = context.encode()
+        head = _HEAD.pack(_MAGIC, purpose, _PYTHON[0], _PYTHON[1], len(where)) + where
+        mac = hmac.new(self._keys[0][purpose], head, "sha256")
+        mac.update(payload)
+        return b"".join((head, payload, mac.digest()))
+
+    def unseal(self, purpose: bytes, context: str | None, sealed: bytes) -> bytes:
+        """Return the payload, or raise SerializationError that tells what does not hold."""
+        payload, found = self._verify(purpose, sealed)
+        if context is not None and found != context:
+            raise SerializationError(f"it was signed for {found!r}, not for {context!r}")
+        return payload
+
+    def _verify(self, purpose: bytes, sealed: bytes) -> tuple[bytes, str]:
+        if len(sealed) < _HEAD.size + _MAC or sealed[:3] != _MAGIC:
+            raise SerializationError("it is not a signed scaleplug payload")
+        _, marked, major, minor, length = _HEAD.unpack_from(sealed)
+        body, mac = memoryview(sealed)[:-_MAC], sealed[-_MAC:]
+        digests = (hmac.digest(keys[purpose], body, "sha256") for keys in self._keys)
+        if marked != purpose or not any([hmac.compare_digest(digest, mac) for digest in digests]):
+            raise SerializationError("its signature does not verify: is SCALEPLUG_SECRET the same everywhere?")
+        if (major, minor) != _PYTHON:
+            raise SerializationError(
+                f"it was pickled by Python {major}.{minor}, and this is Python {_PYTHON[0]}.{_PYTHON[1]}: "
+                "run callers and containers with the same minor version"
+            )
+        end = _HEAD.size + length
+        return bytes(body[end:]), bytes(body[_HEAD.size : end]).decode()
+
+    def __repr__(self) -> str:
+        return f"<Keyring of {len(self._keys)}>"
+
+
+def pickle(value: Any, what: str) -> bytes:
+    """Return ``value`` pickled; the error names ``what`` it was."""
+    try:
+        return bytes(cloudpickle.dumps(value))
+    except Exception as exc:
+        raise SerializationError(
+            f"{what} can't be pickled: {type(exc).__name__}: {exc}. Pass plain data, or make the object inside the function"
+        ) from exc
+
+
+# -- the kombu serializer: inputs sent through Celery's own calls --------------------------------------------------
+
+_keyring: Keyring | None = None
+_sealing: ContextVar[str | None] = ContextVar("scaleplug_sealing", default=None)
+
+
+def use_keyring(keyring: Keyring) -> None:
+    """Let this process's kombu serializer sign and verify with ``keyring``."""
+    global _keyring
+    _keyring = keyring
+
+
+def input_context(task: str, input_id: str) -> str:
+    """Return the context under which an input is signed."""
+    return f"{task}|{input_id}"
+
+
+@contextlib.contextmanager
+def sealing(task: str, input_id: str) -> Iterator[None]:
+    """Sign what kombu serializes inside as the body of one input."""
+    token = _sealing.set(input_context(task, input_id))
+    try:
+        yield
+    finally:
+        _sealing.reset(token)
+
+
+def _need_keyring() -> Keyring:
+    if _keyring is None:
+        raise ConfigurationError("this process has no SCALEPLUG_SECRET: it can neither sign nor verify scaleplug payloads")
+    return _keyring
+
+
+def _dumps(value: Any) -> bytes:
+    context = _sealing.get()
+    if context is None:
+        return _need_keyring().seal(VALUE, "", pickle(value, "the value"))
+    return _need_keyring().seal(INPUT, context, pickle(value, f"an argument of {context.partition('|')[0]}"))
+
+
+def _loads(sealed: Any) -> Any:
+    data = bytes(sealed) if not isinstance(sealed, str) else sealed.encode()
+    purpose = INPUT if data[3:4] == INPUT else VALUE
+    return cloudpickle.loads(_need_keyring().unseal(purpose, None, data))
+
+
+register(NAME, _dumps, _loads, content_type=CONTENT_TYPE, content_encoding="binary")
+
+
+# -- outcomes ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception on its way: pickled where that works, and as text in any case."""
+
+    pickled: bytes | None
+    type_name: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, exc: BaseException) -> Failure:
+        """Return ``exc`` ready to travel, with its frames, cause and attributes where they can be pickled."""
+        text = "".join(traceback.format_exception(exc))
+        name = type(exc).__qualname__
+        if type(exc).__module__ != "builtins":
+            name = f"{type(exc).__module__}.{name}"
+        try:
+            pickling_support.install(exc)
+            pickled = bytes(cloudpickle.dumps(exc))
+            cloudpickle.loads(pickled)  # some classes pickle and then can't be built again
+        except Exception:
+            pickled = None
+        try:
+            message = str(exc)
+        except Exception:
+            message = "(its text can't be shown)"
+        return cls(pickled, name, message, text)
+
+    def exception(self) -> BaseException:
+        """Return the exception itself, or a RemoteError with its type, text and traceback."""
+        exc: Any = None
+        if self.pickled is not None:
+            with contextlib.suppress(Exception):
+                exc = cloudpickle.loads(self.pickled)
+        if isinstance(exc, BaseException):
+            return exc
+        error = RemoteError(f"{self.type_name}: {self.message}")
+        error.add_note(f"The exception itself could not be unpickled here. The remote traceback:\n{self.traceback}")
+        return error
+
+
+def seal_value(keyring: Keyring, context: str, value: Any, function: str) -> bytes:
+    """Return the sealed outcome of an input that returned ``value``; an unpicklable value becomes a failure."""
+    try:
+        payload = b"+" + pickle(value, f"what {function} returned")
+    except SerializationError as exc:
+        return seal_failure(keyring, context, exc)
+    return keyring.seal(OUTPUT, context, payload)
+
+
+def seal_failure(keyring: Keyring, context: str, exc: BaseException) -> bytes:
+    """Return the sealed outcome of an input that raised ``exc``."""
+    return keyring.seal(OUTPUT, context, b"-" + bytes(cloudpickle.dumps(Failure.of(exc))))
+
+
+def open_outcome(keyring: Keyring, context: str, sealed: bytes) -> tuple[bool, Any]:
+    """Return ``(True, value)`` or ``(False, exception)`` of a sealed outcome."""
+    try:
+        payload = keyring.unseal(OUTPUT, context, sealed)
+    except SerializationError as exc:
+        return False, ExecutionError(f"the result could not be read: {exc}")
+    try:
+        value = cloudpickle.loads(payload[1:])
+    except Exception as exc:
+        error = ExecutionError(f"the result could not be unpickled here: {type(exc).__name__}: {exc}")
+        error.__cause__ = exc
+        return False, error
+    if payload[:1] == b"-":
+        return False, value.exception() if isinstance(value, Failure) else RemoteError(repr(value))
+    return True, value

@@ -1,0 +1,237 @@
+"""Frozen, validated settings: of one function (the decorator's) and of a process (the environment's)."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from scaleplug.errors import InvalidError
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+DAY = 86_400.0
+
+
+def check_name(kind: str, name: object) -> str:
+    """Return ``name`` if it may name an app, a function or a namespace."""
+    if not isinstance(name, str):
+        raise InvalidError(f"{kind} must be a string, not {type(name).__name__} ({name!r})")
+    if not NAME.fullmatch(name):
+        raise InvalidError(f"{kind} {name!r} is not valid: use 1 to 64 letters, digits, '-', '_' and '.'")
+    return name
+
+
+def check_count(name: str, value: object, low: int) -> int:
+    """Return ``value`` if it is a whole number of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidError(f"{name} must be a whole number, not {value!r}")
+    if value < low:
+        raise InvalidError(f"{name} must be {low} or more, not {value}")
+    return value
+
+
+def check_seconds(name: str, value: object, low: float, high: float) -> float:
+    """Return ``value`` as seconds if it lies between ``low`` and ``high`` (inclusive)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidError(f"{name} must be a number of seconds, not {value!r}")
+    if not low <= value <= high:
+        raise InvalidError(f"{name} must be between {low:g} and {high:g} seconds, not {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionSettings:
+    """What a decorator says about one function's containers; times in seconds, counts in containers or inputs."""
+
+    min_containers: int = 0
+    max_containers: int | None = None
+    buffer_containers: int = 0
+    scaledown_window: float = 60.0
+    timeout: float = 300.0
+    startup_timeout: float | None = None
+    target_inputs: int = 1
+    max_inputs: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("min_containers", self.min_containers, 0)
+        check_count("buffer_containers", self.buffer_containers, 0)
+        if self.max_containers is not None:
+            check_count("max_containers", self.max_containers, 1)
+            if self.min_containers > self.max_containers:
+                raise InvalidError(
+                    f"min_containers ({self.min_containers}) must not be more than "
+                    f"max_containers ({self.max_containers}): lower one or raise the other"
+                )
+        # object.__setattr__: the dataclass is frozen, and whole seconds become floats here, once
+        object.__setattr__(self, "scaledown_window", check_seconds("scaledown_window", self.scaledown_window, 2, 3600))
+        object.__setattr__(self, "timeout", check_seconds("timeout", self.timeout, 1, DAY))
+        if self.startup_timeout is not None:
+            object.__setattr__(self, "startup_timeout", check_seconds("startup_timeout", self.startup_timeout, 1, DAY))
+        check_count("target_inputs", self.target_inputs, 1)
+        check_count("max_inputs", self.max_inputs, 1)
+        if self.target_inputs > self.max_inputs:
+            raise InvalidError(
+                f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
+            )
+
+    @property
+    def start_limit(self) -> float:
+        """Seconds a container may take to get ready (``timeout`` where ``startup_timeout`` isn't set)."""
+        return self.timeout if self.startup_timeout is None else self.startup_timeout
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FunctionSettings:
+        """Return settings from :meth:`to_dict`; fields this version doesn't know are left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in values.items() if k in known})
+
+
+def rename_old(name: str, old: str, new: str, new_value: Any, options: dict[str, Any]) -> Any:
+    """Return the value of ``new``, taking it from the older spelling ``old`` with a DeprecationWarning."""
+    if old not in options:
+        return new_value
+    value = options.pop(old)
+    if new_value is not None:
+        raise InvalidError(f"{name} got both {new} and its older name {old}: keep {new}")
+    warnings.warn(f"{old} is the older name of {new}: write {new}={value!r}", DeprecationWarning, stacklevel=4)
+    return value
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _whole(value: str) -> int:
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One environment variable: how it is read, its default and the sentence that explains it."""
+
+    variable: str
+    read: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+def _knob(variable: str, read: Callable[[str], Any], default: Any, text: str) -> Any:
+    return field(default=default, metadata={"knob": Knob(variable, read, default, text)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of a process, each from one ``SCALEPLUG_*`` variable; see ``config/scaleplug.env``."""
+
+    redis_url: str | None = _knob(
+        "SCALEPLUG_REDIS_URL", _text, None, "URL of the Redis that callers, controllers and containers share."
+    )
+    secret: str | None = _knob(
+        "SCALEPLUG_SECRET",
+        _text,
+        None,
+        "Signs every payload; at least 32 characters, the same everywhere; 'new,old' while it is being rotated.",
+    )
+    namespace: str = _knob(
+        "SCALEPLUG_NAMESPACE", _text, "default", "Keeps the keys of several installations on one Redis apart."
+    )
+    max_pending: int = _knob(
+        "SCALEPLUG_MAX_PENDING", _whole, 2_000, "Inputs of one function that may be pending, but for spawned ones."
+    )
+    max_total: int = _knob(
+        "SCALEPLUG_MAX_TOTAL", _whole, 25_000, "Inputs of one function that may be pending and running together."
+    )
+    max_spawned: int = _knob(
+        "SCALEPLUG_MAX_SPAWNED", _whole, 1_000_000, "Inputs of one function that may be pending when one is spawned."
+    )
+    map_window: int = _knob(
+        "SCALEPLUG_MAP_WINDOW", _whole, 1_000, "Inputs of one map that may be outstanding at once."
+    )
+    max_attempts: int = _knob(
+        "SCALEPLUG_MAX_ATTEMPTS", _whole, 3, "How often an input may take its container down before it fails."
+    )
+    result_ttl: float = _knob(
+        "SCALEPLUG_RESULT_TTL", _seconds, 7 * DAY, "Seconds that the result of a spawned call is kept."
+    )
+    caller_ttl: float = _knob(
+        "SCALEPLUG_CALLER_TTL", _seconds, 60.0, "Seconds after which the inputs of a caller that died are dropped."
+    )
+    stop_grace: float = _knob(
+        "SCALEPLUG_STOP_GRACE", _seconds, 30.0, "Seconds that running inputs get to finish when a container must stop."
+    )
+    reconnect_timeout: float = _knob(
+        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
+    )
+    max_containers: int | None = _knob(
+        "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."
+    )
+    allow_eviction: int = _knob(
+        "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
+    )
+
+    def __post_init__(self) -> None:
+        check_name("SCALEPLUG_NAMESPACE", self.namespace)
+        for name, low in (("max_pending", 1), ("max_total", 1), ("max_spawned", 1), ("map_window", 1), ("max_attempts", 1)):
+            check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
+        if self.max_containers is not None:
+            check_count("SCALEPLUG_MAX_CONTAINERS", self.max_containers, 1)
+        check_seconds("SCALEPLUG_RESULT_TTL", self.result_ttl, 1, 365 * DAY)
+        check_seconds("SCALEPLUG_CALLER_TTL", self.caller_ttl, 5, DAY)
+        check_seconds("SCALEPLUG_STOP_GRACE", self.stop_grace, 0, DAY)
+        check_seconds("SCALEPLUG_RECONNECT_TIMEOUT", self.reconnect_timeout, 1, DAY)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str], **overrides: Any) -> Config:
+        """Return the configuration in ``environ``; ``overrides`` that aren't ``None`` stand above it."""
+        values: dict[str, Any] = {}
+        for name, knob in cls.knobs().items():
+            if overrides.get(name) is not None:
+                values[name] = overrides[name]
+                continue
+            raw = environ.get(knob.variable, "")
+            if raw == "":
+                continue
+            try:
+                values[name] = knob.read(raw)
+            except ValueError:
+                kind = "a whole number" if knob.read is _whole else "a number of seconds"
+                raise InvalidError(f"{knob.variable} must be {kind}, not {raw!r}") from None
+        return cls(**values)
+
+    @classmethod
+    def knobs(cls) -> dict[str, Knob]:
+        """Return every field's environment variable, default and explanation."""
+        return {f.name: f.metadata["knob"] for f in fields(cls)}
+
+    def to_environ(self) -> dict[str, str]:
+        """Return the variables that make a child process have this configuration."""
+        values = ((knob.variable, getattr(self, name)) for name, knob in self.knobs().items())
+        return {variable: str(value) for variable, value in values if value is not None}
+
+    def __repr__(self) -> str:
+        return f"Config(namespace={self.namespace!r})"  # neither the secret nor a URL with a password
+
+
+_process: Config | None = None
+
+
+def use_config(config: Config | None) -> None:
+    """Let this process use ``config`` instead of its environment (``scaleplug run`` and the containers do)."""
+    global _process
+    _process = config
+
+
+def process_config() -> Config:
+    """Return this process's configuration: what :func:`use_config` set, else its environment."""
+    return _process if _process is not None else Config.from_environ(os.environ)

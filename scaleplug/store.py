@@ -1,0 +1,367 @@
+"""Every read and write of the shared state in Redis, each one atomic script (``lua/``) or command."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+import redis
+
+from scaleplug.errors import ConfigurationError
+from scaleplug.keys import Keys
+
+LEASE_SECONDS: Final = 4.0
+DECISIONS_KEPT: Final = 200
+LOG_LINES_KEPT: Final = 10_000
+
+
+def _script_text(name: str, flags: bool) -> str:
+    folder = resources.files("scaleplug") / "lua"
+    prelude, text = (folder / "prelude.lua").read_text(), (folder / f"{name}.lua").read_text()
+    head, _, rest = text.partition("\n")
+    if not head.startswith("#!"):
+        head, rest = "#!lua", text
+    # Redis 6.2 knows no flags; the line would be a syntax error there.
+    return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
+
+
+def _str(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What :meth:`Store.begin` says: ``status`` is ok, none, stale, parked or cancelled."""
+
+    status: str
+    attempt: int = 0
+    verdict: str = ""
+    crash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What :meth:`Store.submit` says: inputs accepted, and what was pending and running before."""
+
+    accepted: int
+    pending: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionState:
+    """One function's numbers at one moment; times are Unix seconds of the Redis server."""
+
+    pending: int
+    running: int
+    first_deadline: float | None
+    idle: tuple[tuple[str, float], ...]
+    ready: tuple[tuple[str, float], ...]
+    finished: int
+    microseconds: int
+
+
+class Store:
+    """The shared state of one namespace; safe to use from several threads."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self.client: Any = client  # redis-py's types mix its sync and async results
+        self.keys = keys
+        self._scripts: dict[str, Any] = {}
+        self._flags: bool | None = None
+
+    def _run(self, name: str, *args: Any) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            if self._flags is None:
+                version = str(self.client.info("server")["redis_version"])
+                self._flags = int(version.split(".")[0]) >= 7
+            script = self._scripts[name] = self.client.register_script(_script_text(name, self._flags))
+        return script(keys=[self.keys.prefix], args=args)
+
+    def load_scripts(self, *names: str) -> None:
+        """Load scripts into the server ahead of their first use."""
+        self._flags = int(str(self.client.info("server")["redis_version"]).split(".")[0]) >= 7
+        for name in names:
+            text = _script_text(name, self._flags)
+            self._scripts[name] = self.client.register_script(text)
+            self.client.script_load(text)
+
+    # -- callers ---------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        function: str,
+        messages: Sequence[str | bytes],
+        *,
+        most_pending: int,
+        most_total: int = 0,
+        partial: bool = False,
+        record: str = "",
+        record_seconds: float = 0,
+    ) -> Admission:
+        """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``."""
+        args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
+        return Admission(*(int(n) for n in self._run("submit", *args, *messages)))
+
+    def delay(self, function: str, message: str | bytes, due: float, *, most_pending: int) -> Admission:
+        """Keep an input until the Unix time ``due``."""
+        return Admission(*(int(n) for n in self._run("delay", function, most_pending, repr(due), message)))
+
+    def cancel(self, function: str, call: str, *, tell: bool, keep: float, caller: str) -> tuple[int, int]:
+        """Cancel a call; return how many pending inputs vanished and how many running ones were told."""
+        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller)
+        return int(removed), int(told)
+
+    def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool]:
+        """Return (outcome, function, cancelled) of a spawned call and let ``caller`` be told of its end."""
+        outcome, function, cancelled = self._run("watch", call, caller)
+        return outcome or None, _str(function), bool(cancelled)
+
+    def revive(self, caller: str, seconds: float) -> tuple[bool, int]:
+        """Say that ``caller`` lives; return if it was known, and how many parked inputs came back."""
+        known, back = self._run("revive", caller, int(seconds))
+        return bool(known), int(back)
+
+    # -- containers ------------------------------------------------------------------------------------------------
+
+    def connect(self, container: str, function: str, client_id: int, pid: int, running: Iterable[str]) -> int:
+        """Begin a new epoch of a container's connection; 0 when it must leave."""
+        return int(self._run("connect", container, function, client_id, pid, *running))
+
+    def begin(
+        self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any]
+    ) -> Claimed:
+        """Claim the message just taken and count the attempt."""
+        result = self._run(
+            "begin", container, epoch, function, input_id, timeout,
+            reply.get("caller", ""), reply.get("call", ""), int(reply.get("keep", 0)), int(reply.get("index", 0)),
+        )  # fmt: skip
+        if len(result) == 1:
+            return Claimed(_str(result[0]))
+        return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]))
+
+    def finish(
+        self,
+        container: str,
+        epoch: int,
+        function: str,
+        input_id: str,
+        *,
+        seconds: float,
+        failed: bool,
+        reply: Mapping[str, Any],
+        outcome: bytes | None,
+    ) -> bool:
+        """Acknowledge an input and store its outcome; False when the container no longer owns it."""
+        return bool(
+            self._run(
+                "finish", container, epoch, function, input_id, int(seconds * 1e6), int(failed),
+                reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
+                outcome or b"",
+            )  # fmt: skip
+        )
+
+    def owns(self, container: str, epoch: int, input_id: str) -> bool:
+        """Return whether the container still owns the input."""
+        return bool(self._run("owns", container, epoch, input_id))
+
+    def requeue(self, container: str, epoch: int, function: str, input_id: str) -> bool:
+        """Put one claimed input back at the head of its queue."""
+        return bool(self._run("requeue", container, epoch, function, input_id))
+
+    def quarantine(self, container: str, epoch: int, function: str, reason: str, reply: Mapping[str, Any]) -> None:
+        """Set aside the message just taken, and tell whoever seems to wait for it."""
+        caller, call = str(reply.get("caller", "")), str(reply.get("call", ""))
+        index, keep = reply.get("index", 0), reply.get("keep", 0)
+        numbers = (n if isinstance(n, int) else 0 for n in (index, keep))
+        self._run("quarantine", container, epoch, function, reason, repr(time.time()), caller, call, *numbers)
+
+    def leave(self, container: str, function: str, reason: str) -> int:
+        """Take a container out in good order; return how many inputs it gave back."""
+        return int(self._run("gone", "", container, function, reason, 1))
+
+    # -- the controller --------------------------------------------------------------------------------------------
+
+    def wait_ring(self, seconds: float) -> bool:
+        """Wait for the doorbell; True when it rang. Which functions it is about says :meth:`take_dirty`."""
+        return self.client.blpop(self.keys.bell, timeout=max(seconds, 0.01)) is not None
+
+    def take_dirty(self) -> set[str]:
+        """Return, and forget, the functions the doorbell rang for."""
+        dirty = self.client.spop(self.keys.prefix + "dirty", 1_000)
+        return {_str(name) for name in dirty or ()}
+
+    def ring(self, function: str) -> None:
+        """Ring the doorbell for a function."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.sadd(self.keys.prefix + "dirty", function)
+        pipe.lpush(self.keys.bell, "1")
+        pipe.execute()
+
+    def any_pending(self, functions: Sequence[str]) -> bool:
+        """Return whether any of the functions has a pending input: one command, however many there are."""
+        return bool(functions) and bool(self.client.exists(*(self.keys.queue(f) for f in functions)))
+
+    def move_due(self, most: int = 1_000) -> tuple[float | None, list[str]]:
+        """Queue the delayed inputs that are due; return the seconds until the next one and the functions moved for."""
+        result = self._run("due", most)
+        return (float(result[0]) if result[0] else None), [_str(f) for f in result[1:]]
+
+    def load(self, functions: Sequence[str]) -> tuple[float, dict[str, FunctionState]]:
+        """Return the server's time and the state of each function."""
+        result = self._run("load", *functions)
+        states = {f: _function_state(row) for f, row in zip(functions, result[1:], strict=True)}
+        return float(result[0]), states
+
+    def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float]]) -> bool:
+        """Write down (container, function, slot, backend, host, time) before each is started; False without the lease."""
+        return bool(self._run("started", token, *(value for row in containers for value in row)))
+
+    def release(self, token: str, container: str, function: str) -> bool:
+        """Let an idle container go; False when it holds something or the lease is lost."""
+        return int(self._run("release", token, container, function)) == 1
+
+    def gone(self, token: str, container: str, function: str, reason: str, *, blameless: bool = False) -> int:
+        """Give back what a dead container held; return how many inputs, -1 without the lease.
+
+        Its blocking connection is ended first: a take that still waits inside Redis could fire after the sweep.
+        """
+        client_id = self.client.hget(self.keys.of("container", container), "client")
+        if client_id and any(c.get("name") == container for c in self.client.client_list(client_id=[int(client_id)])):
+            self.client.client_kill_filter(_id=int(client_id))
+        return int(self._run("gone", token, container, function, reason, int(blameless)))
+
+    def overdue(self, token: str, function: str, grace: float, verdict: str) -> list[str]:
+        """Pass ``verdict`` on inputs past their timeout; return the containers to be killed."""
+        return [_str(c) for c in self._run("overdue", token, function, grace, verdict)]
+
+    def fail_pending(self, token: str, function: str, reason: str) -> int:
+        """Fail the pending inputs of a function that can't be started; return how many."""
+        return int(self._run("fail", token, function, reason, 5_000))
+
+    def decided(self, function: str, decision: Mapping[str, Any]) -> None:
+        """Keep a decision for ``scaleplug why``."""
+        key = self.keys.of("decisions", function)
+        pipe = self.client.pipeline(transaction=False)
+        pipe.lpush(key, json.dumps(decision))
+        pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
+        pipe.execute()
+
+    def decisions(self, function: str, last: int = 20) -> list[dict[str, Any]]:
+        """Return the last decisions, newest first."""
+        return [json.loads(line) for line in self.client.lrange(self.keys.of("decisions", function), 0, last - 1)]
+
+    def learn(self, function: str, **seconds: float) -> None:
+        """Keep what was learned of a function's ``service_time`` and ``start_time``."""
+        self.client.hset(self.keys.of("learned", function), mapping={k: repr(v) for k, v in seconds.items()})
+
+    def learned(self, function: str) -> dict[str, float]:
+        """Return what was learned of a function."""
+        return {_str(k): float(v) for k, v in self.client.hgetall(self.keys.of("learned", function)).items()}
+
+    # -- containers' records, for ps and adoption ------------------------------------------------------------------
+
+    def containers(self, function: str) -> dict[str, dict[str, str]]:
+        """Return the record of every container of a function that has not gone."""
+        names = sorted(_str(c) for c in self.client.smembers(self.keys.of("containers", function)))
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.hgetall(self.keys.of("container", name))
+        return {n: {_str(k): _str(v) for k, v in r.items()} for n, r in zip(names, pipe.execute(), strict=True)}
+
+    def counters(self, function: str) -> dict[str, int]:
+        """Return how many inputs finished, failed and were refused."""
+        return {_str(k): int(v) for k, v in self.client.hgetall(self.keys.of("stats", function)).items()}
+
+    def quarantined(self, function: str, last: int = 20) -> list[dict[str, Any]]:
+        """Return the reasons of the last messages that were set aside, newest first."""
+        rows = self.client.lrange(self.keys.of("quarantine", function), 0, 2 * last - 1)
+        return [json.loads(row) for row in rows[1::2]]
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    def log(self, lines: Iterable[tuple[str, str, str]]) -> None:
+        """Keep (function, container, line) of what functions printed."""
+        pipe = self.client.pipeline(transaction=False)
+        for function, container, line in lines:
+            entry = {"f": function, "c": container, "l": line}
+            pipe.xadd(self.keys.logs, entry, maxlen=LOG_LINES_KEPT, approximate=True)
+        pipe.execute()
+
+    def read_logs(
+        self, after: str = "0-0", *, count: int = 1_000, block: float | None = None
+    ) -> list[tuple[str, dict[str, str]]]:
+        """Return log entries after an id (``f`` function, ``c`` container, ``l`` line), waiting up to ``block`` seconds."""
+        wait = None if block is None else max(1, int(block * 1000))
+        found = self.client.xread({self.keys.logs: after}, count=count, block=wait)
+        if not found:
+            return []
+        rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
+        return [(_str(entry), {_str(k): _str(v) for k, v in values.items()}) for entry, values in rows]
+
+    # -- the registry ----------------------------------------------------------------------------------------------
+
+    def put_functions(self, sealed: Mapping[str, bytes]) -> None:
+        """Register functions; a running controller sees them at once."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hset(self.keys.functions, mapping=dict(sealed))
+        pipe.sadd(self.keys.prefix + "dirty", "*")
+        pipe.lpush(self.keys.bell, "1")
+        pipe.execute()
+
+    def drop_functions(self, names: Iterable[str]) -> None:
+        """Forget functions."""
+        for name in names:
+            self.client.hdel(self.keys.functions, name)
+            self.client.hdel(self.keys.code, name)
+
+    def functions(self) -> dict[str, bytes]:
+        """Return every function's sealed registration."""
+        return {_str(name): bytes(sealed) for name, sealed in self.client.hgetall(self.keys.functions).items()}
+
+    def function(self, name: str) -> bytes | None:
+        """Return one function's sealed registration."""
+        found = self.client.hget(self.keys.functions, name)
+        return bytes(found) if found is not None else None
+
+    def put_code(self, function: str, sealed: bytes) -> None:
+        """Register a function's pickled code."""
+        self.client.hset(self.keys.code, function, sealed)
+
+    def code(self, function: str) -> bytes | None:
+        """Return a function's sealed pickled code."""
+        found = self.client.hget(self.keys.code, function)
+        return bytes(found) if found is not None else None
+
+
+def _function_state(row: Sequence[Any]) -> FunctionState:
+    return FunctionState(
+        pending=int(row[0]),
+        running=int(row[1]),
+        first_deadline=float(row[2]) if row[2] else None,
+        idle=_pairs(row[3]),
+        ready=_pairs(row[4]),
+        finished=int(row[5]),
+        microseconds=int(row[6]),
+    )
+
+
+def _pairs(flat: Sequence[Any]) -> tuple[tuple[str, float], ...]:
+    if flat and isinstance(flat[0], (list, tuple)):  # RESP3 answers in pairs
+        return tuple((_str(member), float(score)) for member, score in flat)
+    return tuple((_str(flat[i]), float(flat[i + 1])) for i in range(0, len(flat), 2))
+
+
+def require_url(url: str | None) -> str:
+    """Return the Redis URL or tell the ways to one."""
+    if not url:
+        raise ConfigurationError(
+            "no Redis is configured: start the file with 'scaleplug run FILE' (it brings a private one), "
+            "or set SCALEPLUG_REDIS_URL to the Redis that your controller uses"
+        )
+    return url

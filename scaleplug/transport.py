@@ -1,0 +1,125 @@
+"""The kombu transport of functions' queues.
+
+A caller publishes through it (one script checks the limits, queues the input and rings the controller); a container
+consumes through it. It is synchronous, so that a Celery worker drives it with its plain blocking loop. Consuming is done
+by an :class:`Intake` (``worker/intake.py``): this file only fits it into kombu's shapes.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from datetime import datetime
+from typing import Any, Protocol
+
+from kombu.transport import virtual
+
+from scaleplug.errors import ResourceExhausted
+from scaleplug.store import Admission, Store
+
+
+class Intake(Protocol):
+    """What a consuming transport needs: messages in, acknowledgements out."""
+
+    def take(self, timeout: float) -> dict[str, Any] | None:
+        """Return the next claimed message, or ``None`` after ``timeout`` seconds or a signal."""
+
+    def finish(self, tag: str) -> None:
+        """Acknowledge a message and store its outcome."""
+
+    def requeue(self, tag: str) -> None:
+        """Put a message back at the head of its queue."""
+
+
+def exhausted(function: str, admission: Admission, most_pending: int, most_total: int) -> ResourceExhausted:
+    """Return the error that tells which limit a function has reached."""
+    if most_total and admission.pending < most_pending:
+        what = f"{admission.pending + admission.running} inputs pending and running, and {most_total} are allowed"
+        return ResourceExhausted(f"{function} has {what} (SCALEPLUG_MAX_TOTAL): retry later")
+    which = "SCALEPLUG_MAX_PENDING" if most_total else "SCALEPLUG_MAX_SPAWNED"
+    return ResourceExhausted(
+        f"{function} has {admission.pending} inputs pending, and {most_pending} are allowed ({which}): retry later"
+    )
+
+
+class QoS(virtual.QoS):  # type: ignore[misc]  # kombu has no types
+    """Acknowledge through the intake; nothing is kept here to be restored."""
+
+    restore_at_shutdown = False
+
+    def ack(self, delivery_tag: str) -> None:
+        """Finish the input."""
+        self.channel.connection.intake.finish(delivery_tag)
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Requeue the input, or finish it without an outcome."""
+        intake = self.channel.connection.intake
+        intake.requeue(delivery_tag) if requeue else intake.finish(delivery_tag)
+        super().ack(delivery_tag)
+
+
+class Channel(virtual.Channel):  # type: ignore[misc]
+    """A channel to functions' queues."""
+
+    QoS = QoS
+    do_restore = False
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        transport = self.connection
+        store, function = transport.store, queue.removeprefix(transport.store.keys.queue(""))
+        headers = message.get("headers") or {}
+        eta, raw = headers.get("eta"), None
+        if eta:
+            # It waits in Redis, not in a worker's memory; the container sees it when it is due, without an ETA.
+            due = datetime.fromisoformat(eta).timestamp()
+            raw = json.dumps({**message, "headers": {**headers, "eta": None}})
+            admission = store.delay(function, raw, due, most_pending=transport.most_pending)
+        else:
+            admission = store.submit(function, [json.dumps(message)], most_pending=transport.most_pending)
+        if not admission.accepted:
+            raise exhausted(function, admission, transport.most_pending, 0)
+
+    def _size(self, queue: str) -> int:
+        return int(self.connection.store.client.llen(queue))
+
+    def _purge(self, queue: str) -> int:
+        client = self.connection.store.client
+        pipe = client.pipeline()
+        pipe.llen(queue)
+        pipe.delete(queue)
+        return int(pipe.execute()[0])
+
+    def _has_queue(self, queue: str, **_: Any) -> bool:
+        return True
+
+    def _new_queue(self, queue: str, **_: Any) -> None:
+        """Create nothing: a Redis list exists while it holds something."""
+
+
+class Transport(virtual.Transport):  # type: ignore[misc]
+    """The transport; ``transport_options`` carry the store, the limit and, in a container, the intake."""
+
+    Channel = Channel
+    driver_type = "scaleplug"
+    driver_name = "scaleplug"
+    polling_interval = None
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        super().__init__(client, **options)
+        self.store: Store = client.transport_options["store"]
+        self.most_pending: int = client.transport_options["most_pending"]
+        self.intake: Intake | None = client.transport_options.get("intake")
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Deliver one message, or raise ``socket.timeout``."""
+        if self.intake is None:
+            raise socket.timeout
+        message = self.intake.take(1.0 if timeout is None else timeout)
+        if message is None:
+            raise socket.timeout
+        self._deliver(message, message["properties"]["delivery_info"]["routing_key"])
+
+    def driver_version(self) -> str:
+        """Return the version of the driver."""
+        return "1"

@@ -1,0 +1,308 @@
+"""Take inputs from a function's queue and hand their outcomes back, whatever the connection does meanwhile.
+
+Taking blocks in ``BLMOVE`` into the container's transit list; ``begin.lua`` then claims the message and counts the attempt. The
+claim stands under the container's name and the epoch of its connection. After a lost connection the intake begins a new
+epoch and carries over what it still runs; everything else under older epochs goes back to the queue. Finishing is retried
+until Redis answers or :attr:`Config.reconnect_timeout` is over; then the process ends, since life is progress.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import select
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from scaleplug.errors import SerializationError
+from scaleplug.serializer import CONTENT_TYPE, INPUT, Keyring, input_context
+from scaleplug.store import Store
+
+logger = logging.getLogger(__name__)
+
+EXIT_NO_REDIS = 70
+EXIT_NOT_WANTED = 71
+TAKE_SECONDS = 10
+"""How long one BLMOVE waits in the server: an idle container sends one command in that time."""
+LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+JSON_TYPES = ("application/json", "application/x-json")
+
+
+class NotWantedError(Exception):
+    """The controller has given this container up."""
+
+
+class RefusedError(Exception):
+    """A message can't be verified or read."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """One input that this container holds."""
+
+    id: str
+    tag: str
+    epoch: int
+    attempt: int
+    verdict: str
+    crash: str
+    reply: dict[str, Any]
+    taken: float = field(default_factory=time.monotonic)
+    outcome: bytes | None = None
+    failed: bool = False
+
+
+def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
+    """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
+    try:
+        message = json.loads(raw)
+        headers, properties = message["headers"], message["properties"]
+        task, input_id, content_type = headers["task"], headers["id"], message["content-type"]
+        body = base64.b64decode(message["body"]) if properties.get("body_encoding") == "base64" else message["body"]
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise RefusedError(f"it is not a Celery message: {type(exc).__name__}: {exc}") from None
+    if not isinstance(input_id, str) or not input_id or not isinstance(properties, dict):
+        raise RefusedError("it has no valid id")
+    if task != function:
+        raise RefusedError(f"it is for the task {task!r}, and this is the queue of {function!r}")
+    if content_type == CONTENT_TYPE:
+        try:
+            keyring.unseal(INPUT, input_context(task, input_id), body if isinstance(body, bytes) else body.encode())
+        except SerializationError as exc:
+            raise RefusedError(str(exc)) from None
+    elif content_type not in JSON_TYPES:
+        raise RefusedError(f"its content type {content_type!r} is neither scaleplug's nor JSON")
+    return _complete(message, function)
+
+
+def _complete(message: dict[str, Any], function: str) -> dict[str, Any]:
+    properties = message["properties"]
+    if not isinstance(properties.get("delivery_tag"), str):
+        properties["delivery_tag"] = message["headers"]["id"]
+    info = properties.setdefault("delivery_info", {})
+    if not isinstance(info, dict):
+        raise RefusedError("its delivery_info is not a table")
+    message["headers"]["eta"] = None  # whatever waited has waited
+    return message
+
+
+def reply_of(message: Any) -> dict[str, Any]:
+    """Return the part of the headers that says who waits for the outcome; {} when Celery stores it."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    reply = headers.get("scaleplug") if isinstance(headers, dict) else None
+    if not isinstance(reply, dict):
+        return {}
+    return {
+        "call": str(reply.get("call", "")),
+        "caller": str(reply.get("caller", "")),
+        "index": reply["index"] if isinstance(reply.get("index"), int) else 0,
+        "keep": reply["keep"] if isinstance(reply.get("keep"), int) else 0,
+    }
+
+
+class Intake:
+    """The intake of one container."""
+
+    def __init__(
+        self, store: Store, keyring: Keyring, *, container: str, function: str, slots: int, timeout: float, give_up: float
+    ) -> None:
+        self.store, self.keyring = store, keyring
+        self.container, self.function = container, function
+        self.slots, self.timeout, self.give_up = slots, timeout, give_up
+        self.queue = store.keys.queue(function)
+        self.claims: dict[str, Claim] = {}
+        self.by_id: dict[str, Claim] = {}
+        self.epoch = 0
+        self.draining = False
+        self._link: Any = None
+        self._client_id = 0
+        self._asked = 0.0
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+        os.set_blocking(self._wake_reader, False)
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open the blocking connection and begin an epoch; raises NotWantedError, or a Redis error."""
+        pool = self.store.client.connection_pool
+        link = pool.connection_class(**{**pool.connection_kwargs, "client_name": self.container})
+        link.connect()
+        link.send_command("CLIENT", "ID")
+        client_id = int(link.read_response())
+        self._end_old_link()
+        epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
+        if not epoch:
+            link.disconnect()
+            raise NotWantedError
+        self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
+        for claim in self.claims.values():
+            claim.epoch = epoch
+
+    def _end_old_link(self) -> None:
+        # A take that still waits in the server under the old connection must not fire after the new epoch began.
+        if self._link is None:
+            return
+        self._link.disconnect()
+        clients = self.store.client.client_list(client_id=[self._client_id])
+        if any(c.get("name") == self.container for c in clients):
+            self.store.client.client_kill_filter(_id=self._client_id)
+        self._link = None
+
+    def _reconnect(self) -> None:
+        logger.warning("the connection to Redis was lost: trying again")
+        deadline, pause = time.monotonic() + self.give_up, 0.05
+        while True:
+            try:
+                self.connect()
+            except NotWantedError:
+                logger.warning("the controller has given this container up: leaving")
+                os._exit(EXIT_NOT_WANTED)
+            except (*LOST, RedisError) as exc:
+                if time.monotonic() > deadline:
+                    logger.critical("Redis has not answered for %g s: leaving. %s", self.give_up, type(exc).__name__)
+                    os._exit(EXIT_NO_REDIS)
+                time.sleep(pause)
+                pause = min(pause * 2, 1.0)
+            else:
+                return
+
+    # -- taking ----------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let a waiting :meth:`take` return; for signal handlers and other threads."""
+        try:
+            os.write(self._wake_writer, b".")
+        except BlockingIOError:
+            pass  # it will wake anyway: the pipe is full of reasons to
+
+    def take(self, timeout: float) -> dict[str, Any] | None:
+        """Return the next claimed message, or ``None`` after ``timeout`` seconds or a call of :meth:`wake`."""
+        if self.draining or len(self.claims) >= self.slots:
+            self._sleep([], timeout)
+            return None
+        try:
+            raw = self._wait(timeout)
+            return None if raw is None else self._claim(raw)
+        except LOST:
+            self._reconnect()
+            return None
+
+    def _wait(self, timeout: float) -> bytes | None:
+        link = self._link
+        if not self._asked:
+            link.send_command("BLMOVE", self.queue, self.store.keys.transit(self.container, self.epoch),
+                              "RIGHT", "LEFT", TAKE_SECONDS)  # fmt: skip
+            self._asked = time.monotonic()
+        if not self._sleep([link._sock], timeout):
+            if time.monotonic() - self._asked > TAKE_SECONDS + 5:
+                raise RedisConnectionError("no answer to a take")  # half open: the server always answers in time
+            return None
+        self._asked = 0.0
+        raw = link.read_response(disable_decoding=True)
+        return None if raw is None else bytes(raw)
+
+    def _sleep(self, sockets: list[Any], timeout: float) -> bool:
+        ready, _, _ = select.select([self._wake_reader, *sockets], [], [], timeout)
+        if self._wake_reader in ready:
+            try:
+                os.read(self._wake_reader, 4096)
+            except BlockingIOError:
+                pass
+        return any(s in ready for s in sockets)
+
+    def _claim(self, raw: bytes) -> dict[str, Any] | None:
+        try:
+            message = read_message(raw, self.function, self.keyring)
+        except RefusedError as refused:
+            self._refuse(raw, str(refused))
+            return None
+        headers, reply = message["headers"], reply_of(message)
+        claimed = self.store.begin(self.container, self.epoch, self.function, headers["id"], self.timeout, reply)
+        if claimed.status == "stale":
+            raise RedisConnectionError("this epoch is over")
+        if claimed.status != "ok":
+            return None
+        tag = f"{headers['id']}/{claimed.attempt}"  # a redelivered message carries its publisher's tag again
+        message["properties"]["delivery_tag"] = tag
+        message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
+        claim = Claim(headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply)
+        self.claims[tag] = self.by_id[claim.id] = claim
+        return message
+
+    def _refuse(self, raw: bytes, reason: str) -> None:
+        logger.error("a message on the queue of %s is set aside: %s", self.function, reason)
+        try:
+            reply = reply_of(json.loads(raw))
+        except ValueError:
+            reply = {}
+        self.store.quarantine(self.container, self.epoch, self.function, reason, reply)
+
+    # -- handing back ----------------------------------------------------------------------------------------------
+
+    def finish(self, tag: str) -> None:
+        """Acknowledge an input with its outcome; returns when that is done or the container owns it no longer."""
+        claim = self.claims.get(tag)
+        if claim is None:
+            return
+        try:
+            self._insist(lambda: self._finish(claim))
+        finally:
+            self._drop(claim)
+
+    def _finish(self, claim: Claim) -> None:
+        owned = self.store.finish(
+            self.container, claim.epoch, self.function, claim.id,
+            seconds=time.monotonic() - claim.taken, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
+        )  # fmt: skip
+        if not owned:
+            logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
+
+    def requeue(self, tag: str) -> None:
+        """Put an input back at the head of its queue."""
+        claim = self.claims.get(tag)
+        if claim is None:
+            return
+        try:
+            self._insist(lambda: self.store.requeue(self.container, claim.epoch, self.function, claim.id))
+        finally:
+            self._drop(claim)
+
+    def owns(self, claim: Claim) -> bool:
+        """Return whether this container still owns an input."""
+        owned: list[bool] = []
+        self._insist(lambda: owned.append(self.store.owns(self.container, claim.epoch, claim.id)))
+        return owned[-1]
+
+    def _insist(self, action: Any) -> None:
+        try:
+            action()
+        except LOST:
+            self._reconnect()
+            self._insist(action)
+        except redis.exceptions.OutOfMemoryError:
+            logger.error("Redis is out of memory: waiting until it takes the outcome")
+            time.sleep(0.5)
+            self._insist(action)
+
+    def _drop(self, claim: Claim) -> None:
+        self.claims.pop(claim.tag, None)
+        self.by_id.pop(claim.id, None)
+        self.wake()
+
+    def leave(self, reason: str) -> None:
+        """Give back what is left and sign off."""
+        try:
+            if self._link is not None:
+                self._link.disconnect()
+            self.store.leave(self.container, self.function, reason)
+        except (*LOST, RedisError):
+            logger.warning("could not sign off: the controller will give back what is left")

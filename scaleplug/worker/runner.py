@@ -1,0 +1,131 @@
+"""Run the user's callable for one input and keep its outcome, whatever it does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery import current_task
+from celery.exceptions import Ignore, Reject, Retry
+
+from scaleplug.errors import ContainerCrashError, FunctionTimeoutError, InputCancellation, InputCancelledError
+from scaleplug.serializer import Keyring, seal_failure, seal_value
+from scaleplug.settings import FunctionSettings
+from scaleplug.worker.intake import Claim, Intake
+
+CELERYS_OWN = (Ignore, Reject, Retry)
+
+
+class FunctionExitError(Exception):
+    """Stands in Celery's eyes for an exception that would have ended the worker, such as SystemExit."""
+
+
+class Runner:
+    """The body of a function's Celery task in a container."""
+
+    def __init__(self, raw: Callable[..., Any], settings: FunctionSettings, *, is_async: bool, max_attempts: int) -> None:
+        self.raw, self.settings, self.is_async, self.max_attempts = raw, settings, is_async, max_attempts
+        self.intake: Intake | None = None
+        self.keyring: Keyring | None = None
+        self._loop: asyncio.Runner | None = None
+        self._main_claim: Claim | None = None
+        self.__name__ = getattr(raw, "__name__", "function")
+        self.__wrapped__ = raw
+
+    def attach(self, intake: Intake, keyring: Keyring) -> None:
+        """Connect to the intake that holds the claims; cancelling needs the main thread."""
+        self.intake, self.keyring = intake, keyring
+        signal.signal(signal.SIGUSR1, self._on_cancel_signal)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one input."""
+        claim = self._current_claim()
+        if claim is None:  # Celery called it in this process (eager)
+            return self._call(args, kwargs)
+        try:
+            self._check_verdict(claim)
+            self._main_claim = claim
+            try:
+                value = self._call(args, kwargs)
+            finally:
+                self._main_claim = None
+        except CELERYS_OWN:
+            raise
+        except InputCancellation:
+            self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while it ran"))
+            raise Ignore from None
+        except BaseException as exc:
+            self._fail(claim, exc)
+            if isinstance(exc, Exception) and not isinstance(exc, MemoryError):
+                raise
+            raise FunctionExitError(f"{type(exc).__name__}: {exc}") from exc
+        self._succeed(claim, value)
+        return value
+
+    def _call(self, args: Any, kwargs: Any) -> Any:
+        if not self.is_async:
+            return self.raw(*args, **kwargs)
+        if self._loop is None:
+            self._loop = asyncio.Runner()
+        return self._loop.run(self.raw(*args, **kwargs))
+
+    def _current_claim(self) -> Claim | None:
+        request = current_task.request if current_task else None
+        if self.intake is None or request is None or request.is_eager:
+            return None
+        return self.intake.by_id.get(request.id)
+
+    def _check_verdict(self, claim: Claim) -> None:
+        name = self.intake.function if self.intake else ""
+        if claim.verdict == "timeout":
+            raise FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
+        if claim.attempt > self.max_attempts:
+            raise ContainerCrashError(
+                f"the input took its container of {name} down {self.max_attempts} times"
+                f" (the last one was {claim.crash or 'lost'}): it is not tried again"
+            )
+
+    def _succeed(self, claim: Claim, value: Any) -> None:
+        assert self.intake is not None and self.keyring is not None
+        if claim.reply:
+            context = f"{claim.reply['call']}|{claim.reply['index']}"
+            claim.outcome = seal_value(self.keyring, context, value, self.intake.function)
+        elif not self.intake.owns(claim):
+            raise Ignore  # Celery must not store the result of an input that runs elsewhere now
+
+    def _fail(self, claim: Claim, exc: BaseException) -> None:
+        assert self.intake is not None and self.keyring is not None
+        claim.failed = True
+        if claim.reply:
+            context = f"{claim.reply['call']}|{claim.reply['index']}"
+            exc.__traceback__ = _own_frames_off(exc)
+            claim.outcome = seal_failure(self.keyring, context, exc)
+        elif not self.intake.owns(claim):
+            raise Ignore from None
+
+    # -- cancelling ------------------------------------------------------------------------------------------------
+
+    def cancel(self, input_id: str) -> None:
+        """Interrupt an input if it runs now; for the thread that hears orders."""
+        claim = self._main_claim
+        if claim is not None and claim.id == input_id:
+            claim.verdict = "cancel"
+            main = threading.main_thread().ident
+            if main is not None:
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+    def _on_cancel_signal(self, *_: Any) -> None:
+        claim = self._main_claim
+        if claim is not None and claim.verdict == "cancel":
+            raise InputCancellation
+
+
+def _own_frames_off(exc: BaseException) -> Any:
+    """The traceback without this file's frames at its outer end."""
+    traceback = exc.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__ and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback

@@ -1,0 +1,421 @@
+"""The zygote: a process that has imported the user's app and forks ready containers from itself.
+
+It is single-threaded and has no connection but its control socket, so that a fork copies nothing that could be in use. It reads
+its configuration (with the secret) from standard input, listens on a Unix socket, serves one controller at a time, and outlives
+it: a controller that restarts connects again and finds the containers it left. Messages are lines of JSON:
+
+    to the zygote     {"op": "start", "containers": [...]} | {"op": "stop", "container", "grace"} | {"op": "kill", "container"}
+                      | {"op": "end", "grace"}
+    to the controller {"ev": "hello", "containers": [...], "error"} | {"ev": "exit", ...} | {"ev": "log", "lines": [...]}
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from scaleplug.abc import StartRequest
+from scaleplug.app import App, find_app
+from scaleplug.registry import Registration, Source
+from scaleplug.serializer import CODE, Keyring, use_keyring
+from scaleplug.settings import Config, FunctionSettings, use_config
+from scaleplug.worker.container import Container, leave_process
+
+ORPHAN_SECONDS = 60.0
+"""How long containers go on without a controller before the zygote ends them in good order."""
+LINES_KEPT = 20
+BACKLOG_LINES = 5_000
+LINE_BYTES = 16_384
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def die_with_parent(sig: int) -> None:
+    """Ask the kernel (Linux) for a signal when the parent is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig)
+
+
+@dataclass(slots=True)
+class Child:
+    """A forked container."""
+
+    request: StartRequest
+    pid: int
+    started_at: float
+    output: int
+    stop_by: float | None = None
+    asked: bool = False
+    tail: bytes = b""
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+
+
+class Zygote:
+    """The process's state; :meth:`serve` is its loop."""
+
+    def __init__(self, config: Config, source: Source, listener: socket.socket, lifeline: int | None) -> None:
+        self.config, self.source, self.listener, self.lifeline = config, source, listener, lifeline
+        self.error: str | None = None
+        self.children: dict[str, Child] = {}
+        self.by_pid: dict[int, Child] = {}
+        self.controller: socket.socket | None = None
+        self.inbound = b""
+        self.outbound = bytearray()
+        self.log: deque[tuple[str, str, str]] = deque(maxlen=BACKLOG_LINES)
+        self.exits: list[dict[str, Any]] = []
+        self.registrations: dict[str, Registration] = {}
+        self.prepared: dict[str, Container] = {}
+        self.alone_since = time.monotonic()
+        self.ending = False
+        self.selector = selectors.DefaultSelector()
+        self.signals_reader, self.signals_writer = os.pipe()
+
+    # -- set-up ----------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Import the user's code; what goes wrong is told to the controller."""
+        try:
+            self.source.load()
+        except BaseException:
+            self.error = traceback.format_exc()
+        gc.collect()
+        gc.freeze()
+
+    def watch(self) -> None:
+        """Listen to the socket, to signals and, when there is one, to the starter's lifeline."""
+        for fd in (self.signals_reader, self.signals_writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self.signals_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self.end(self.config.stop_grace))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.selector.register(self.signals_reader, selectors.EVENT_READ, self.on_signal)
+        self.selector.register(self.listener, selectors.EVENT_READ, self.on_connect)
+        if self.lifeline is not None:
+            self.selector.register(self.lifeline, selectors.EVENT_READ, self.on_lifeline)
+
+    def serve(self) -> None:
+        """Serve until ended."""
+        while not (self.ending and not self.children):
+            for key, _ in self.selector.select(self.next_pause()):
+                key.data()
+            self.reap()
+            self.enforce()
+            self.flush()
+        self.selector.close()
+
+    def next_pause(self) -> float:
+        """Return the seconds until something falls due."""
+        if self.outbound or self.log and self.controller is not None:
+            return 0.01
+        return 0.1 if self.ending or any(c.stop_by is not None for c in self.children.values()) else 1.0
+
+    # -- orders ----------------------------------------------------------------------------------------------------
+
+    def on_connect(self) -> None:
+        """Serve a new controller; the one before it has nothing to say any more."""
+        connection, _ = self.listener.accept()
+        self.hang_up()
+        connection.setblocking(False)
+        self.controller = connection
+        self.selector.register(connection, selectors.EVENT_READ, self.on_orders)
+        self.tell({"ev": "hello", "pid": os.getpid(), "error": self.error, "containers": [
+            {**asdict(c.request), "pid": c.pid, "started_at": c.started_at} for c in self.children.values()]})  # fmt: skip
+        for exit_ in self.exits:
+            self.tell(exit_)
+        self.exits.clear()
+
+    def hang_up(self) -> None:
+        """Forget the controller."""
+        if self.controller is not None:
+            self.selector.unregister(self.controller)
+            self.controller.close()
+        self.controller, self.inbound = None, b""
+        self.outbound.clear()
+        self.alone_since = time.monotonic()
+
+    def on_orders(self) -> None:
+        """Read what the controller wants."""
+        assert self.controller is not None
+        try:
+            data = self.controller.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.hang_up()
+            return
+        *lines, self.inbound = (self.inbound + data).split(b"\n")
+        for line in lines:
+            self.obey(json.loads(line))
+
+    def obey(self, order: dict[str, Any]) -> None:
+        """Carry out one order."""
+        if order["op"] == "start":
+            for known in order.get("functions", ()):
+                registration = Registration(
+                    known["function"], known["app"], Source(*known["source"]), known["serialized"],
+                    FunctionSettings.from_dict(known["settings"]),
+                )  # fmt: skip
+                if self.registrations.get(registration.function) != registration:
+                    self.registrations[registration.function] = registration
+                    self.prepared.pop(registration.function, None)
+            for wanted in order["containers"]:
+                self.start(StartRequest(**wanted))
+        elif order["op"] == "stop":
+            self.stop(order["container"], order["grace"])
+        elif order["op"] == "kill":
+            self.signal_child(order["container"], signal.SIGKILL)
+        elif order["op"] == "end":
+            self.end(order["grace"])
+
+    def stop(self, container: str, grace: float) -> None:
+        """Let a container drain; it is killed when ``grace`` seconds are over."""
+        child = self.children.get(container)
+        if child is not None:
+            child.asked, child.stop_by = True, time.monotonic() + grace
+            os.kill(child.pid, signal.SIGTERM)
+
+    def end(self, grace: float) -> None:
+        """Drain all containers, then end."""
+        self.ending = True
+        for container in list(self.children):
+            self.stop(container, grace)
+
+    def signal_child(self, container: str, sig: int) -> None:
+        """Signal a container and whatever it has started."""
+        child = self.children.get(container)
+        if child is not None:
+            try:
+                os.killpg(child.pid, sig)
+            except ProcessLookupError:
+                os.kill(child.pid, sig)
+
+    # -- forking ---------------------------------------------------------------------------------------------------
+
+    def start(self, request: StartRequest) -> None:
+        """Fork one container."""
+        reader, writer = os.pipe()
+        try:
+            self.prepare(request.function)
+        except Exception:
+            os.close(reader)
+            os.close(writer)
+            lines = traceback.format_exc().splitlines()
+            self.report_exit(request, 1, "it could not be set up", lines, asked=False)
+            return
+        pid = os.fork()
+        if pid == 0:
+            self.become_container(request, reader, writer)
+        os.close(writer)
+        os.set_blocking(reader, False)
+        child = Child(request, pid, time.time(), reader)
+        self.children[request.container] = self.by_pid[pid] = child
+        self.selector.register(reader, selectors.EVENT_READ, lambda: self.on_output(child))
+
+    def prepare(self, function: str) -> None:
+        """Build what a function's containers have in common, once, before the fork."""
+        if self.error is not None:
+            raise RuntimeError(self.error)
+        registration = self.registrations[function]
+        if registration.serialized or function in self.prepared:
+            return  # pickled code is fetched, verified and unpickled in the container
+        app = find_app(registration.app)
+        name = function.removeprefix(registration.app + ".")
+        if app is None or name not in app.functions:
+            raise RuntimeError(f"{self.source.where} defines no function {function!r}")
+        self.prepared[function] = Container(app.functions[name], self.config)
+        gc.freeze()
+
+    def become_container(self, request: StartRequest, reader: int, writer: int) -> None:
+        """Be the container from here on; never returns."""
+        status = 1
+        try:
+            die_with_parent(signal.SIGKILL)
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            for sig in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(sig, signal.SIG_DFL)
+            self.selector.close()
+            for fd in (reader, self.signals_reader, self.signals_writer, *(c.output for c in self.children.values())):
+                os.close(fd)
+            self.listener.close()
+            if self.controller is not None:
+                self.controller.close()
+            os.dup2(writer, 1)
+            os.dup2(writer, 2)
+            os.close(writer)
+            for stream in (sys.stdout, sys.stderr):
+                stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            container = self.prepared.get(request.function) or self.unpickle(request)
+            status = container.run(request)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            leave_process(status)
+
+    def unpickle(self, request: StartRequest) -> Container:
+        """Return the container of a function that travels pickled."""
+        import cloudpickle
+
+        registration = self.registrations[request.function]
+        app = find_app(registration.app) or App(registration.app)
+        name = request.function.removeprefix(registration.app + ".")
+        sealed = app.store.code(request.function)
+        if sealed is None:
+            raise RuntimeError(f"the code of {request.function} is not in the registry")
+        raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, request.function, sealed))
+        app.functions.pop(name, None)
+        app.function(name=name, serialized=True, timeout=registration.settings.timeout)(raw)
+        return Container(app.functions[name], self.config)
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def on_signal(self) -> None:
+        """Empty the pipe that a signal has written into."""
+        try:
+            os.read(self.signals_reader, 4096)
+        except BlockingIOError:
+            pass
+
+    def reap(self) -> None:
+        """Report every child that has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self.by_pid.pop(pid, None)
+            if child is None:
+                continue  # something a container had started and left behind
+            self.on_output(child)
+            if child.output >= 0:
+                self.close_output(child)
+            try:
+                os.killpg(pid, signal.SIGKILL)  # what it had started goes with it
+            except (ProcessLookupError, PermissionError):
+                pass
+            del self.children[child.request.container]
+            code = os.waitstatus_to_exitcode(status)
+            self.report_exit(child.request, code, exit_reason(code), list(child.lines), asked=child.asked)
+
+    def report_exit(self, request: StartRequest, code: int, reason: str, lines: list[str], *, asked: bool) -> None:
+        """Tell the controller, or keep it for the next one."""
+        event = {"ev": "exit", "container": request.container, "function": request.function, "code": code,
+                 "reason": reason, "lines": lines, "asked": asked}  # fmt: skip
+        if self.controller is None:
+            self.exits.append(event)
+        else:
+            self.tell(event)
+
+    def enforce(self) -> None:
+        """Kill what did not leave in time; end when nobody has cared for a while."""
+        now = time.monotonic()
+        for child in self.children.values():
+            if child.stop_by is not None and now > child.stop_by:
+                child.stop_by = None
+                self.signal_child(child.request.container, signal.SIGKILL)
+        if self.controller is None and not self.ending and now - self.alone_since > ORPHAN_SECONDS:
+            self.end(self.config.stop_grace)
+
+    def on_lifeline(self) -> None:
+        """End everything at once: whoever started us is gone, and Redis with it."""
+        for container in list(self.children):
+            self.signal_child(container, signal.SIGKILL)
+        os._exit(0)
+
+    # -- output ----------------------------------------------------------------------------------------------------
+
+    def on_output(self, child: Child) -> None:
+        """Read what a container has printed."""
+        while child.output >= 0:
+            try:
+                data = os.read(child.output, 65_536)
+            except BlockingIOError:
+                return
+            if not data:
+                self.close_output(child)
+                return
+            *lines, child.tail = (child.tail + data).split(b"\n")
+            if len(child.tail) > LINE_BYTES:
+                lines, child.tail = [*lines, child.tail], b""
+            for line in lines:
+                self.keep_line(child, line)
+
+    def close_output(self, child: Child) -> None:
+        """Stop reading a container's output."""
+        if child.tail:
+            self.keep_line(child, child.tail)
+        self.selector.unregister(child.output)
+        os.close(child.output)
+        child.output, child.tail = -1, b""
+
+    def keep_line(self, child: Child, line: bytes) -> None:
+        """Keep one line for the controller and for telling why a start failed."""
+        text = line[:LINE_BYTES].decode(errors="replace").rstrip("\r")
+        child.lines.append(text)
+        self.log.append((child.request.function, child.request.container, text))
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Queue an event for the controller."""
+        self.outbound += json.dumps(event).encode() + b"\n"
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it; output waits until events are through."""
+        if self.controller is None:
+            return
+        if self.log and len(self.outbound) < 262_144:
+            lines = [self.log.popleft() for _ in range(min(len(self.log), 500))]
+            self.tell({"ev": "log", "lines": lines})
+        while self.outbound:
+            try:
+                del self.outbound[: self.controller.send(self.outbound)]
+            except BlockingIOError:
+                return
+            except OSError:
+                self.hang_up()
+                return
+
+
+def exit_reason(code: int) -> str:
+    """Return an exit status in words."""
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def main() -> None:
+    """Run a zygote with the configuration on standard input."""
+    options = json.loads(sys.stdin.readline())
+    if options["embedded"]:
+        die_with_parent(signal.SIGTERM)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    config = Config(**options["config"])
+    use_config(config)
+    use_keyring(Keyring(config.secret))
+    listener = socket.socket(fileno=options["listener"])
+    zygote = Zygote(config, Source(*options["source"]), listener, options.get("lifeline"))
+    zygote.watch()
+    zygote.load()
+    zygote.serve()
+
+
+if __name__ == "__main__":
+    main()
