@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from scaleplug import policy
 from scaleplug.abc import ContainerBackend, ContainerExit, StartRequest
 from scaleplug.errors import SerializationError
 from scaleplug.lease import Lease
-from scaleplug.registry import Registration, Source
+from scaleplug.registry import Registration
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config
 from scaleplug.store import FunctionState, Store
@@ -47,8 +47,8 @@ class Backend(ContainerBackend, Protocol):
     def adopt(self) -> None:
         """Find what an earlier controller has left."""
 
-    def warm(self, sources: set[Source]) -> None:
-        """Get ready for the first container of these."""
+    def warm(self, registrations: Iterable[Registration]) -> None:
+        """Get ready for the first container of these functions."""
 
 
 @dataclass(slots=True)
@@ -219,7 +219,7 @@ class Controller:
                 )
             else:
                 view.registration = registration
-        self.backend.warm({r.source for r in registrations.values()})
+        self.backend.warm(registrations.values())
 
     # -- decide ----------------------------------------------------------------------------------------------------
 
@@ -362,7 +362,7 @@ class Controller:
                 view.next_check = 0.0
             if returned > 0 and not exit_.asked:
                 logger.warning("a container of %s %s: its %d inputs go back to the queue", exit_.function, exit_.reason, returned)
-            if view is not None and known is not None and not known.ready and not known.draining and not returned:
+            if view is not None and known is not None and not (known.ready or known.draining or exit_.asked or returned):
                 self._start_failed(view, exit_.reason, exit_.last_lines)
 
     def _start_failed(self, view: View, reason: str, lines: Any) -> None:

@@ -27,9 +27,6 @@ class _RecordingChannel(Channel):
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         self.connection.recorded.append(message)
 
-    def _size(self, queue: str) -> int:
-        return 0
-
 
 class _RecordingTransport(Transport):
     Channel = _RecordingChannel

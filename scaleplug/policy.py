@@ -7,7 +7,7 @@ With s = target_inputs, m = service time, C = start time, W = LATENCY_TARGET, D 
     m < C, but stale   need = busy + what is behind  the oldest input runs on and on: busy ones count as taken
     m unknown          need = 1, then 2 * ready      until a first input has ended or has run for C
 
-    desired = clamp(max(need + (buffer_containers if D > 0), in use, 1 if D > 0), min_containers, max_containers)
+    desired = clamp(max(max(need, 1) + buffer_containers if D > 0, in use), min_containers, max_containers)
 
 The ``reason`` of a decision tells which line it came from, with every number.
 """
@@ -244,7 +244,7 @@ def _desired(case: _Case, need: int) -> int:
     least = 1 if load.pending + load.running else 0
     # what runs or is about to take an input is in use; not under the buffer, or a buffer of short inputs would creep up
     takers = min(ceil(load.pending / case.slots), containers.capacity - containers.busy)
-    desired = max(need + case.buffer, least, containers.busy + takers, settings.min_containers)
+    desired = max(max(need, least) + case.buffer, containers.busy + takers, settings.min_containers)
     return desired if settings.max_containers is None else min(desired, settings.max_containers)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import redis
+from redis import DriverInfo
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -30,6 +31,7 @@ OTHER_CLIENTS = 64  # callers, controllers, dashboards
 CLOCK_TOLERANCE = 5.0  # seconds
 RETRIES = 3
 # celery asks for CERT_REQUIRED in a URL, redis-py for required
+DRIVER_INFO = DriverInfo()  # redis-py would read its package's metadata anew for every connection
 CERT_REQS = {"CERT_NONE": "none", "CERT_OPTIONAL": "optional", "CERT_REQUIRED": "required"}
 
 
@@ -116,6 +118,7 @@ def connect(
         "client_name": name,
         "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES) if retry else Retry(NoBackoff(), 0),
         "max_connections": max_connections,
+        "driver_info": DRIVER_INFO,
     }
     target = client_url(url)
     if not target.startswith("unix://"):

@@ -77,19 +77,22 @@ class Store:
     def _run(self, name: str, *args: Any) -> Any:
         script = self._scripts.get(name)
         if script is None:
-            if self._flags is None:
-                version = str(self.client.info("server")["redis_version"])
-                self._flags = int(version.split(".")[0]) >= 7
-            script = self._scripts[name] = self.client.register_script(_script_text(name, self._flags))
+            script = self._scripts[name] = self.client.register_script(_script_text(name, self._knows_flags()))
         return script(keys=[self.keys.prefix], args=args)
 
-    def load_scripts(self, *names: str) -> None:
-        """Load scripts into the server ahead of their first use."""
-        self._flags = int(str(self.client.info("server")["redis_version"]).split(".")[0]) >= 7
-        for name in names:
-            text = _script_text(name, self._flags)
-            self._scripts[name] = self.client.register_script(text)
-            self.client.script_load(text)
+    def _knows_flags(self) -> bool:
+        if self._flags is None:
+            self._flags = int(str(self.client.info("server")["redis_version"]).split(".")[0]) >= 7
+        return self._flags
+
+    def prepare_scripts(self) -> None:
+        """Read every script now, so that a process forked from this one need not."""
+        for path in (resources.files("scaleplug") / "lua").iterdir():
+            name, _, ending = path.name.rpartition(".")
+            if ending == "lua" and name != "prelude":
+                text = _script_text(name, self._knows_flags())
+                self._scripts[name] = self.client.register_script(text)
+        self.client.connection_pool.disconnect()
 
     # -- callers ---------------------------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ class ProcessBackend:
         self._zygotes: dict[Path, _ZygoteLink] = {}
         self._exits: list[ContainerExit] = []
         self._lock = threading.RLock()
-        self._closed = False
+        self._closed = self._ending = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # -- zygotes ---------------------------------------------------------------------------------------------------
@@ -98,10 +98,17 @@ class ProcessBackend:
             elif not link.greeted.wait(HELLO_SECONDS):
                 logger.warning("a zygote does not answer: %s", path.name)
 
-    def warm(self, sources: Iterable[Source]) -> None:
-        """Start the zygotes of apps ahead of their first container."""
-        for source in sources:
-            self._zygote(source)
+    def warm(self, registrations: Iterable[Registration]) -> None:
+        """Start the zygotes of functions ahead of their first container, and let them prepare it."""
+        by_source: dict[Source, list[str]] = {}
+        for registration in registrations:
+            by_source.setdefault(registration.source, []).append(registration.function)
+        for source, functions in by_source.items():
+            link = self._zygote(source)
+            news = self._news(link, functions)
+            if news:
+                with contextlib.suppress(OSError):
+                    link.tell({"op": "prepare", "functions": news})
 
     def _zygote(self, source: Source) -> _ZygoteLink:
         digest = hashlib.sha256(repr(source).encode()).hexdigest()[:12]
@@ -202,7 +209,7 @@ class ProcessBackend:
             if container.pid:
                 with contextlib.suppress(OSError):  # they die with their zygote; this ends what they had started
                     os.killpg(container.pid, signal.SIGKILL)
-        if left or link.error is None:
+        if not self._ending:
             logger.warning("a zygote died: its %d containers with it", len(left))
         self._end(link, [
             ContainerExit(container=c.container, function=c.function, exit_code=-9, reason="killed with its zygote", asked=False)
@@ -226,12 +233,7 @@ class ProcessBackend:
             self._start_in(link, wanted)
 
     def _start_in(self, link: _ZygoteLink, requests: list[StartRequest]) -> None:
-        news, now = [], time.time()
-        for function in {r.function for r in requests}:
-            registration = self._find(function)
-            if link.known.get(function) != registration:
-                link.known[function] = registration
-                news.append({**asdict(registration), "source": list(asdict(registration.source).values())})
+        news, now = self._news(link, {r.function for r in requests}), time.time()
         with self._lock:
             for request in requests:
                 container = BackendContainer(**asdict(request), started_at=now)
@@ -240,6 +242,16 @@ class ProcessBackend:
             link.tell({"op": "start", "functions": news, "containers": [asdict(r) for r in requests]})
         except OSError:
             self._lost(link)
+
+    def _news(self, link: _ZygoteLink, functions: Iterable[str]) -> Sequence[dict[str, Any]]:
+        """Return the registrations that a zygote doesn't know yet, or knows otherwise."""
+        news = []
+        for function in functions:
+            registration = self._find(function)
+            if link.known.get(function) != registration:
+                link.known[function] = registration
+                news.append({**asdict(registration), "source": list(asdict(registration.source).values())})
+        return news
 
     def stop(self, container: str, *, grace: float) -> None:
         """See :class:`scaleplug.abc.ContainerBackend`."""
@@ -274,6 +286,7 @@ class ProcessBackend:
 
     def end(self, grace: float) -> None:
         """Drain every container, then end the zygotes."""
+        self._ending = True
         with self._lock:
             links = list(self._zygotes.values())
         for link in links:

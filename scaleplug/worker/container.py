@@ -15,9 +15,11 @@ import sys
 import threading
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
+from celery.app.trace import build_tracer
+from celery.concurrency import solo
 from celery.utils.nodenames import nodename
-from celery.worker import WorkController, state
+from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
 
@@ -36,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 ORDER_SECONDS = 10
 """How long one wait for orders blocks in the server."""
-SCRIPTS = ("connect", "begin", "finish", "owns", "gone")
 
 
 class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
@@ -44,6 +45,22 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def connection_for_read(self, heartbeat: float | None = None) -> Connection:
         return Connection(transport=Transport, transport_options=self.controller.transport_options)
+
+    def start(self) -> None:
+        # Once, and only as far as the loop: the loop itself begins after the fork. The transport reconnects by itself.
+        self.loop = lambda *_: None
+        self.blueprint.start(self)
+
+
+class _Pool(solo.TaskPool):  # type: ignore[misc]
+    """The solo pool; it tells of its process after the fork, as Celery's prefork pool does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        receivers, signals.worker_process_init.receivers = signals.worker_process_init.receivers, []
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            signals.worker_process_init.receivers = receivers
 
 
 class _Worker(WorkController):  # type: ignore[misc]
@@ -57,12 +74,14 @@ class _Worker(WorkController):  # type: ignore[misc]
 
 
 class Container:
-    """The worker of one function, ready to be connected."""
+    """The worker of one function, started as far as it goes without a connection."""
 
     def __init__(self, function: Function[Any, Any], config: Config) -> None:
         self.function, self.config = function, config
         self.keyring = Keyring(config.secret)
         self.keys = Keys(config.namespace)
+        self.store = Store(connect(require_url(config.redis_url)), self.keys)
+        self.store.prepare_scripts()
         self.runner = Runner(
             function.raw, function.settings, is_async=function.is_async, max_attempts=config.max_attempts
         )
@@ -73,27 +92,31 @@ class Container:
         # The app of this process only; its other tasks don't run here.
         app.conf.worker_enable_remote_control = False
         app.conf.accept_content = sorted({*app.conf.accept_content, NAME, "json"})
+        self.sends_events = bool(app.conf.worker_send_task_events)
         self.worker = _Worker(
-            app=app, hostname="scaleplug@container", queues=[self.keys.queue(function.full_name)], pool="solo", concurrency=1,
+            app=app, hostname="scaleplug@container", queues=[self.keys.queue(function.full_name)], pool=_Pool, concurrency=1,
             consumer_cls=_Consumer, prefetch_multiplier=1, use_eventloop=False, without_mingle=True, without_gossip=True,
-            without_heartbeat=True, task_events=bool(app.conf.worker_send_task_events), optimization=None, loglevel="WARNING",
+            without_heartbeat=True, task_events=self.sends_events, optimization=None, loglevel="WARNING",
         )  # fmt: skip
+        self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
+        if not self.sends_events:  # events need a connection of their own
+            self.worker.blueprint.start(self.worker)
+        _ = function.task.backend  # made on first use, which would be in the first input
         self.intake: Intake | None = None
 
     def run(self, request: StartRequest) -> int:
         """Consume until told to leave; return the exit status."""
-        self._name_worker(request)
-        client = connect(require_url(self.config.redis_url), name=request.container)
-        store = Store(client, self.keys)
-        settings = self.function.settings
+        settings, kwargs = self.function.settings, self.store.client.connection_pool.connection_kwargs
+        kwargs["client_name"] = request.container
         intake = self.intake = Intake(
-            store, self.keyring, container=request.container, function=request.function, slots=settings.max_inputs,
+            self.store, self.keyring, container=request.container, function=request.function, slots=settings.max_inputs,
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         self.runner.attach(intake, self.keyring)
-        self.worker.transport_options = {"store": store, "most_pending": self.config.max_spawned, "intake": intake}
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
+        self._name_worker(request)
+        signals.worker_process_init.send(sender=self.worker.hostname)
         try:
             intake.connect()
         except NotWantedError:
@@ -101,16 +124,32 @@ class Container:
         except LOST as exc:
             print(f"scaleplug: the container can't reach Redis: {exc}", file=sys.stderr, flush=True)
             return EXIT_NO_REDIS
-        threading.Thread(target=self._hear_orders, args=(store, request.container), daemon=True).start()
-        self.worker.start()
+        threading.Thread(target=self._hear_orders, args=(request.container,), daemon=True).start()
+        self._consume(intake)
         intake.leave("left in good order")
         return self.worker.exitcode or 0
 
     def _name_worker(self, request: StartRequest) -> None:
-        name = nodename(f"{request.function}-{request.slot}", socket.gethostname())
-        self.worker.hostname = name
-        consumer = self.worker.consumer
-        consumer.hostname, consumer.pid = name, os.getpid()
+        worker, task = self.worker, self.function.task
+        worker.hostname = nodename(f"{request.function}-{request.slot}", socket.gethostname())
+        if self.sends_events:
+            worker.consumer.hostname = worker.hostname
+            worker.blueprint.start(worker)
+        consumer = worker.consumer
+        consumer.hostname, consumer.pid = worker.hostname, os.getpid()
+        task.__trace__ = build_tracer(task.name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
+        consumer.strategies[task.name] = task.start_strategy(consumer.app, consumer)
+
+    def _consume(self, intake: Intake) -> None:
+        worker, consumer = self.worker, self.worker.consumer
+        consumer.connection.transport.intake = intake
+        try:
+            loops.synloop(*consumer.loop_args())
+        except SystemExit as exc:  # WorkerShutdown
+            worker.stop(exitcode=exc.code)
+        except Exception:
+            logger.critical("the container can't go on", exc_info=True)
+            worker.stop(exitcode=1)
 
     def _on_stop(self, *_: Any) -> None:
         # Celery's loop sees it between two inputs: a running one finishes first.
@@ -119,8 +158,8 @@ class Container:
             self.intake.draining = True
             self.intake.wake()
 
-    def _hear_orders(self, store: Store, container: str) -> None:
-        key = self.keys.of("control", container)
+    def _hear_orders(self, container: str) -> None:
+        store, key = self.store, self.keys.of("control", container)
         while True:
             try:
                 found = store.client.blpop(key, timeout=ORDER_SECONDS - 1)

@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,7 +187,9 @@ class Intake:
 
     def take(self, timeout: float) -> dict[str, Any] | None:
         """Return the next claimed message, or ``None`` after ``timeout`` seconds or a call of :meth:`wake`."""
-        if self.draining or len(self.claims) >= self.slots:
+        if self.draining:
+            return None
+        if len(self.claims) >= self.slots:
             self._sleep([], timeout)
             return None
         try:
@@ -282,16 +285,18 @@ class Intake:
         self._insist(lambda: owned.append(self.store.owns(self.container, claim.epoch, claim.id)))
         return owned[-1]
 
-    def _insist(self, action: Any) -> None:
-        try:
-            action()
-        except LOST:
-            self._reconnect()
-            self._insist(action)
-        except redis.exceptions.OutOfMemoryError:
-            logger.error("Redis is out of memory: waiting until it takes the outcome")
-            time.sleep(0.5)
-            self._insist(action)
+    def _insist(self, action: Callable[[], object]) -> None:
+        """Do it until Redis has answered; what can't be reached for too long ends the process."""
+        while True:
+            try:
+                action()
+            except LOST:
+                self._reconnect()
+            except redis.exceptions.OutOfMemoryError:
+                logger.error("Redis is out of memory: waiting until it takes the outcome")
+                time.sleep(0.5)
+            else:
+                return
 
     def _drop(self, claim: Claim) -> None:
         self.claims.pop(claim.tag, None)

@@ -4,13 +4,14 @@ It is single-threaded and has no connection but its control socket, so that a fo
 its configuration (with the secret) from standard input, listens on a Unix socket, serves one controller at a time, and outlives
 it: a controller that restarts connects again and finds the containers it left. Messages are lines of JSON:
 
-    to the zygote     {"op": "start", "containers": [...]} | {"op": "stop", "container", "grace"} | {"op": "kill", "container"}
+    to the zygote     {"op": "prepare", "functions": [...]} | {"op": "start", "functions", "containers": [...]} | {"op": "stop", "container", "grace"} | {"op": "kill", "container"}
                       | {"op": "end", "grace"}
     to the controller {"ev": "hello", "containers": [...], "error"} | {"ev": "exit", ...} | {"ev": "log", "lines": [...]}
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -65,6 +66,7 @@ class Zygote:
 
     def __init__(self, config: Config, source: Source, listener: socket.socket, lifeline: int | None) -> None:
         self.config, self.source, self.listener, self.lifeline = config, source, listener, lifeline
+        self.pid = os.getpid()
         self.error: str | None = None
         self.children: dict[str, Child] = {}
         self.by_pid: dict[int, Child] = {}
@@ -162,15 +164,18 @@ class Zygote:
 
     def obey(self, order: dict[str, Any]) -> None:
         """Carry out one order."""
-        if order["op"] == "start":
-            for known in order.get("functions", ()):
-                registration = Registration(
-                    known["function"], known["app"], Source(*known["source"]), known["serialized"],
-                    FunctionSettings.from_dict(known["settings"]),
-                )  # fmt: skip
-                if self.registrations.get(registration.function) != registration:
-                    self.registrations[registration.function] = registration
-                    self.prepared.pop(registration.function, None)
+        for known in order.get("functions", ()):
+            registration = Registration(
+                known["function"], known["app"], Source(*known["source"]), known["serialized"],
+                FunctionSettings.from_dict(known["settings"]),
+            )  # fmt: skip
+            self.registrations[registration.function] = registration
+            self.prepared.pop(registration.function, None)
+        if order["op"] == "prepare":
+            for known in order["functions"]:
+                with contextlib.suppress(Exception):  # the first start meets it again, and tells
+                    self.prepare(known["function"])
+        elif order["op"] == "start":
             for wanted in order["containers"]:
                 self.start(StartRequest(**wanted))
         elif order["op"] == "stop":
@@ -218,6 +223,8 @@ class Zygote:
         pid = os.fork()
         if pid == 0:
             self.become_container(request, reader, writer)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # the child does it too: whoever comes first
         os.close(writer)
         os.set_blocking(reader, False)
         child = Child(request, pid, time.time(), reader)
@@ -243,6 +250,8 @@ class Zygote:
         status = 1
         try:
             die_with_parent(signal.SIGKILL)
+            if os.getppid() != self.pid:
+                os._exit(1)  # the zygote was gone before the kernel had been asked
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for sig in (signal.SIGCHLD, signal.SIGTERM):
@@ -403,6 +412,9 @@ def exit_reason(code: int) -> str:
 def main() -> None:
     """Run a zygote with the configuration on standard input."""
     options = json.loads(sys.stdin.readline())
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     if options["embedded"]:
         die_with_parent(signal.SIGTERM)
     if sys.platform == "linux":

@@ -47,7 +47,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def environ() -> Iterator[dict[str, str]]:
-    """An environment whose instances are away from the real ones, in a place short enough for a socket."""
+    """Keep instances away from the real ones, in a place short enough for a socket."""
     root = tempfile.mkdtemp(prefix="sp-")
     hidden = ("SCALEPLUG_REDIS_BIN", "XDG_RUNTIME_DIR")
     yield {name: value for name, value in os.environ.items() if name not in hidden} | {"TMPDIR": root}
@@ -268,7 +268,7 @@ def test_odd_characters_in_the_path(environ: dict[str, str]) -> None:
 
 
 def test_a_server_that_does_not_start_shows_its_log(environ: dict[str, str], program: ServerProgram) -> None:
-    with pytest.raises(ConfigurationError, match="(?s)ended with status 1.*nonsense") as caught:
+    with pytest.raises(ConfigurationError, match=r"(?s)ended with status 1.*nonsense") as caught:
         EmbeddedRedis(environ=environ, program=program, options={"nonsense": "1"}).start()
     assert program.path in str(caught.value)
     assert list(Path(environ["TMPDIR"]).glob("*/redis-*")) == []

@@ -359,16 +359,6 @@ def test_a_command_is_sent_again_unless_it_must_not(retry: bool, times: int) -> 
     assert seen == times
 
 
-def test_a_client_reconnects(run: Run, client: Client) -> None:
-    server = run()
-    one = client(server.url)
-    assert one.ping()
-    connect_again = connect(server.url)
-    connect_again.client_kill_filter(_type="normal", skipme=True)
-    connect_again.close()
-    assert one.ping()
-
-
 def test_every_form_of_url_is_taken(run: Run) -> None:
     server = run()
     for url in (server.url, celery_url(server.url)):

@@ -56,6 +56,12 @@ def function_containers(draw: st.DrawFn, prefix: str = "") -> Containers:
 holds = st.sampled_from([0.0, NOW, NOW + 20])
 
 
+def of_one_moment(load: Load, containers: Containers, function: FunctionSettings) -> Load:
+    """Return the load with as many running inputs as the containers can have, if both were read at once."""
+    most = (containers.busy + containers.draining) * function.max_inputs
+    return replace(load, running=min(max(load.running, containers.busy), most))
+
+
 def applied(containers: Containers, decision: Decision, now: float = NOW) -> Containers:
     """Return the containers right after the decision was carried out; what was given up isn't gone yet."""
     new = tuple(Starting(container=f"new{n}", requested_at=now) for n in range(decision.start))
@@ -129,6 +135,7 @@ def test_unknown_holds(function, load, containers):
 @each
 @given(function_settings(), loads, function_containers(), holds)
 def test_idempotent(function, load, containers, hold_until):
+    load = of_one_moment(load, containers, function)
     decision = decide(function, load, containers, NOW, hold_until=hold_until)
     assert decide(function, load, containers, NOW, hold_until=hold_until) == decision
     again = decide(function, load, applied(containers, decision), NOW, hold_until=hold_until)
@@ -148,6 +155,7 @@ def test_monotone_in_pending(function, load, containers, more):
 @each
 @given(function_settings(), loads, function_containers(), holds, st.floats(0, 1))
 def test_nothing_falls_due_before_the_next_check(function, load, containers, hold_until, share_of_wait):
+    load = of_one_moment(load, containers, function)
     first = decide(function, load, containers, NOW, hold_until=hold_until)
     if first.next_check is not None:
         assert first.next_check > NOW
