@@ -70,7 +70,7 @@ class View:
     containers: dict[str, Known] = field(default_factory=dict)
     service_time: float | None = None
     start_time: float | None = None
-    finished: int | None = None
+    timed: int | None = None
     microseconds: int = 0
     next_check: float | None = None
     failures: int = 0
@@ -98,8 +98,7 @@ class Controller:
         self.hold_until = 0.0
         self._leading = False
         self._next_due: float | None = None
-        self._last_tick = 0.0
-        self._last_save = 0.0
+        self._last_tick = self._last_save = self._made_room = 0.0
         self._lines: deque[tuple[str, str, str]] = deque(maxlen=20_000)
         self._lines_waiting = threading.Event()
 
@@ -255,11 +254,11 @@ class Controller:
                 known.ready = True
                 view.failures, view.learned = 0, True
                 view.start_time = policy.learn(view.start_time, max(0.0, at - known.requested_at))
-        if view.finished is not None and state.finished > view.finished:
-            count = state.finished - view.finished
+        if view.timed is not None and state.timed > view.timed:
+            count = state.timed - view.timed
             view.service_time = policy.learn(view.service_time, (state.microseconds - view.microseconds) / count / 1e6)
             view.learned = True
-        view.finished, view.microseconds = state.finished, state.microseconds
+        view.timed, view.microseconds = state.timed, state.microseconds
 
     def _enforce_timeouts(self, view: View, state: FunctionState, now: float) -> None:
         """End containers with an input past its timeout, from outside: code stuck in C can't stop that."""
@@ -315,7 +314,8 @@ class Controller:
                 self.views[request.function].containers[request.container] = Known(request.slot, now)
             self.backend.start(requests)
         hungry = [f for f in wants if not granted[f] and not self.views[f].containers]
-        if hungry:
+        if hungry and now - self._made_room >= TICK:  # what was asked to leave needs time to
+            self._made_room = now
             self._make_room(hungry, states)
         for function in wants:
             if granted[function] < wants[function].start:
@@ -361,7 +361,8 @@ class Controller:
                 view.containers.pop(exit_.container, None)
                 view.next_check = 0.0
             if returned > 0 and not exit_.asked:
-                logger.warning("a container of %s %s: its %d inputs go back to the queue", exit_.function, exit_.reason, returned)
+                what = "its input goes" if returned == 1 else f"its {returned} inputs go"
+                logger.warning("a container of %s was lost (%s): %s back to the queue", exit_.function, exit_.reason, what)
             if view is not None and known is not None and not (known.ready or known.draining or exit_.asked or returned):
                 self._start_failed(view, exit_.reason, exit_.last_lines)
 

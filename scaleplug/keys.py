@@ -20,7 +20,7 @@ The Lua scripts build the same names from the prefix; this table holds for both.
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
 | container:C | hash | fn, slot, backend, requested, ready, epoch, client, pid, host, state | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID`` | callers | the container | 60 s |
-| stats:FN | hash | finished, failed, refused, microseconds | scripts | controller, ps | never |
+| stats:FN | hash | finished, failed, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
 | decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |

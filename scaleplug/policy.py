@@ -7,7 +7,7 @@ With s = target_inputs, m = service time, C = start time, W = LATENCY_TARGET, D 
     m < C, but stale   need = busy + what is behind  the oldest input runs on and on: busy ones count as taken
     m unknown          need = 1, then 2 * ready      until a first input has ended or has run for C
 
-    desired = clamp(max(max(need, 1) + buffer_containers if D > 0, in use), min_containers, max_containers)
+    desired = clamp(max(max(need, 1) + buffer_containers, in use) if D > 0 else 0, min_containers, max_containers)
 
 The ``reason`` of a decision tells which line it came from, with every number.
 """

@@ -106,7 +106,7 @@ class Run:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._controller: subprocess.Popen[bytes] | None = None
         self._lifeline: tuple[int, int] = (-1, -1)
-        self._ending = False
+        self._ending = threading.Event()
         self._pid = os.getpid()
 
     def start(self) -> Config:
@@ -120,6 +120,8 @@ class Run:
             Keyring(self.asked.secret)  # a shared Redis needs a secret of its users' own
             # A run's functions live as long as the run: a namespace of its own keeps them from deployed ones.
             self.config = replace(self.asked, namespace=f"run-{secrets.token_hex(4)}")
+            for warning in check_server(connect(require_url(self.asked.redis_url)), config=self.asked):
+                logger.warning("%s", warning)
         use_config(self.config)
         self._lifeline = os.pipe()
         self._folder = tempfile.TemporaryDirectory(prefix="scaleplug-")
@@ -145,25 +147,31 @@ class Run:
         self._controller = process
 
     def _supervise(self) -> None:
+        """Start the controller again whenever it ends: the next one adopts the containers."""
         failures = 0
-        while not self._ending:
+        while True:
             controller, since = self._controller, time.monotonic()
             assert controller is not None
             controller.wait()
-            if self._ending:
+            if self._ending.is_set():
                 return
             failures = failures + 1 if time.monotonic() - since < 5 else 0
-            if failures > 3:
-                logger.error("the controller ended %d times in a row: giving up on it", failures)
-                return
             logger.warning("the controller ended with status %s: starting it again", controller.returncode)
+            if self._ending.wait(min(0.1 * 2**failures, 5.0) if failures else 0.0):
+                return
+            self._drop_lease()
             self._start_controller()
+
+    def _drop_lease(self) -> None:
+        # Its holder is known to be dead, and nobody else has a controller in this namespace.
+        with contextlib.suppress(Exception):
+            connect(require_url(self.config.redis_url)).delete(Keys(self.config.namespace).lease)
 
     def stop(self) -> None:
         """End everything that was started."""
-        if self._ending or os.getpid() != self._pid:
+        if self._ending.is_set() or os.getpid() != self._pid:
             return
-        self._ending = True
+        self._ending.set()
         controller = self._controller
         if controller is not None and controller.poll() is None:
             controller.terminate()

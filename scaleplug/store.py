@@ -61,7 +61,7 @@ class FunctionState:
     first_deadline: float | None
     idle: tuple[tuple[str, float], ...]
     ready: tuple[tuple[str, float], ...]
-    finished: int
+    timed: int
     microseconds: int
 
 
@@ -155,15 +155,18 @@ class Store:
         function: str,
         input_id: str,
         *,
-        seconds: float,
+        seconds: float | None,
         failed: bool,
         reply: Mapping[str, Any],
         outcome: bytes | None,
     ) -> bool:
-        """Acknowledge an input and store its outcome; False when the container no longer owns it."""
+        """Acknowledge an input and store its outcome; False when the container no longer owns it.
+
+        ``seconds`` it took count for the function's service time, unless they are ``None``.
+        """
         return bool(
             self._run(
-                "finish", container, epoch, function, input_id, int(seconds * 1e6), int(failed),
+                "finish", container, epoch, function, input_id, "" if seconds is None else int(seconds * 1e6), int(failed),
                 reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
                 outcome or b"",
             )  # fmt: skip
@@ -349,7 +352,7 @@ def _function_state(row: Sequence[Any]) -> FunctionState:
         first_deadline=float(row[2]) if row[2] else None,
         idle=_pairs(row[3]),
         ready=_pairs(row[4]),
-        finished=int(row[5]),
+        timed=int(row[5]),
         microseconds=int(row[6]),
     )
 

@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- Acknowledge an input and store its outcome, if this container still owns it: a late result of a frozen one changes nothing.
--- ARGV: container, epoch, fn, id, microseconds, 1 if it failed, call ('' when Celery stores the result), index,
+-- ARGV: container, epoch, fn, id, microseconds ('' to leave the service time alone), 1 if it failed, call ('' when Celery stores the result), index,
 --       caller, keep (seconds), outcome ('' for none).
 -- Returns 1, or 0 when the container doesn't own the input any more.
 local container, epoch, fn, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HDEL', P .. 'claims:' .. container .. ':' .. epoch, id) == 0 then return 0 end
 forget(fn, id)
 redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', 1)
-redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', ARGV[5])
+if ARGV[5] ~= '' then
+  redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
+  redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', ARGV[5])
+end
 if ARGV[6] == '1' then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', 1) end
 if ARGV[7] ~= '' and ARGV[11] ~= '' then deliver(ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11], nil) end
 now_idle(fn, container, epoch)

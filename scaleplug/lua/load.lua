@@ -1,8 +1,8 @@
 -- Read what the policy needs to know. ARGV: fn... Returns the time, then for each function {pending, running,
--- earliest end of a timeout or '', {idle container, since...}, {ready container, at...}, finished, microseconds}.
+-- earliest end of a timeout or '', {idle container, since...}, {ready container, at...}, timed, microseconds}.
 local out = {tostring(now())}
 for _, fn in ipairs(ARGV) do
-  local stats = redis.call('HMGET', P .. 'stats:' .. fn, 'finished', 'microseconds')
+  local stats = redis.call('HMGET', P .. 'stats:' .. fn, 'timed', 'microseconds')
   out[#out + 1] = {
     redis.call('LLEN', P .. 'queue:' .. fn),
     redis.call('ZCARD', P .. 'running:' .. fn),

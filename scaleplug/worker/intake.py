@@ -33,6 +33,7 @@ EXIT_NO_REDIS = 70
 EXIT_NOT_WANTED = 71
 TAKE_SECONDS = 10
 """How long one BLMOVE waits in the server: an idle container sends one command in that time."""
+COLD_SECONDS = 0.1
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 JSON_TYPES = ("application/json", "application/x-json")
 
@@ -123,6 +124,7 @@ class Intake:
         self.by_id: dict[str, Claim] = {}
         self.epoch = 0
         self.draining = False
+        self._cold = True
         self._link: Any = None
         self._client_id = 0
         self._asked = 0.0
@@ -262,10 +264,14 @@ class Intake:
             self._drop(claim)
 
     def _finish(self, claim: Claim) -> None:
+        seconds: float | None = time.monotonic() - claim.taken
+        if self._cold and seconds is not None and seconds < COLD_SECONDS:
+            seconds = None  # a first input pays for what happens once, and would make short ones look long
         owned = self.store.finish(
             self.container, claim.epoch, self.function, claim.id,
-            seconds=time.monotonic() - claim.taken, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
+            seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
         )  # fmt: skip
+        self._cold = False
         if not owned:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
 

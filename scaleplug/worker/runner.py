@@ -85,7 +85,7 @@ class Runner:
         if claim.attempt > self.max_attempts:
             raise ContainerCrashError(
                 f"the input took its container of {name} down {self.max_attempts} times"
-                f" (the last one was {claim.crash or 'lost'}): it is not tried again"
+                f" (the last time: {claim.crash or 'unknown'}): it is not tried again"
             )
 
     def _succeed(self, claim: Claim, value: Any) -> None:

@@ -77,7 +77,9 @@ def test_long_inputs_get_a_slot_each(pending, running, target, need):
         (3_000, 0.001, 0.2, some(busy=5), 2),  # 2,000 left, but five are busy: none leaves, none is added
         (2_000, 0.001, 0.2, some(starting=1, age=0.0), 2),  # helps only after the start time, like one not begun
         (2_000, 0.001, 1.5, some(starting=1, age=1.4), 1),  # 600 left: it will have worked 1.4 s by then
+        (2_000, 0.001, 0.2, some(starting=1, age=-9), 2),  # another clock is ahead
         (3, 0.19, 0.2, some(), 1),  # 0.57 s of work
+        (100, 0.07, 0.2, some(), 7),  # 7.000000000000001
         (7, 2.0, 3.0, some(), 7),  # short only next to the start: never more than a slot each
         (5_000, 0.0, 0.2, some(), 1),  # no time at all
     ],
@@ -137,6 +139,11 @@ def test_free_slots_of_a_container_with_a_long_input_count():
     load = a_load(5, 1, oldest=60.0, service=0.001)
     assert ask(load, some(busy=1), target_inputs=8, max_inputs=8).start == 0
     assert ask(replace(load, pending=8), some(busy=1), target_inputs=8, max_inputs=8).start == 1
+
+
+def test_inputs_that_run_beyond_the_target_count():
+    load = a_load(0, 4, service=1.0)
+    assert ask(load, some(busy=2, draining=1), max_inputs=2).desired == 4
 
 
 def test_an_unknown_or_tiny_start_time_counts_as_the_least():
@@ -416,6 +423,7 @@ def held(*idle_for: float, busy: int = 0, draining: int = 0, name: str = "") -> 
         (["c"], {"a": held(9, 8, name="a")}, ("a0",), {}),
         (["c", "d"], {"a": held(9, 5, 7, name="a"), "b": held(8, 6, 4, name="b")}, ("a0", "b0"), {}),
         (["c"], {"a": held(1, name="a", busy=5), "b": held(9, name="b")}, ("a0",), {}),  # b has its share
+        (["c"], {"a": held(9, name="a"), "b": held(7, 8, name="b")}, ("b1",), {}),
         (["c"], {"a": held(busy=4), "b": held(busy=3)}, (), {"a": 1}),
         (["c", "d", "e"], {"a": held(busy=6), "b": held(busy=5)}, (), {"a": 2, "b": 1}),
         (["c", "d"], {"a": held(busy=4), "b": held(3, busy=3, name="b")}, ("b0",), {"a": 1}),
