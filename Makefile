@@ -21,7 +21,7 @@ demo: $(VENV)/.has-examples ## run examples/grid_search.py on containers of its 
 	@$(BIN)/scaleplug run examples/grid_search.py
 
 test: lint ## all checks, then all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --timeout 120
 
 check: test ## the same as test
 

@@ -3,8 +3,8 @@
     scaleplug run examples/grid_search.py
     scaleplug run examples/grid_search.py --steps 3 --folds 10
 
-Every candidate is one input: it trains and cross-validates a scikit-learn model in a container. The first round gives every
-candidate one round of cross-validation, with `map`. The second gives the best ones more, on other splits, with `starmap`.
+Every input trains and cross-validates one scikit-learn model in a container. The first round looks at every candidate once,
+with `map`; the second looks closer at the best of each kind, on other splits of the data, with `starmap`.
 """
 
 import os
@@ -12,11 +12,12 @@ import statistics
 import time
 from itertools import product
 
-# One thread in each container: the containers are what runs in parallel. It must be set before numpy is imported.
+# One thread per container: the containers are what runs in parallel. It must be said before numpy is imported.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-# Imported and loaded here, once: containers are forked from a process that has done so, and share its memory.
+# Imported and loaded up here, so once: containers are forked from a process that has done it, and share its memory.
+from rich.box import SIMPLE  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
@@ -26,64 +27,64 @@ from sklearn.svm import SVC  # noqa: E402
 
 import scaleplug  # noqa: E402
 
-MODELS = {"svc": SVC, "random forest": RandomForestClassifier, "extra trees": ExtraTreesClassifier}
+KINDS = {"svc": SVC, "random forest": RandomForestClassifier, "extra trees": ExtraTreesClassifier}
 IMAGES, DIGITS = load_digits(return_X_y=True)
 
 app = scaleplug.App("grid-search")
 
 
 @app.function(max_containers=16, scaledown_window=2)
-def evaluate_model(candidate, folds, seed=0):
-    """Return the accuracy in each fold, and which container has found it."""
-    kind, parameters = candidate
+def evaluate_model(kind, parameters, folds, seed=0):
+    """Return the accuracy in every fold, and which process found it."""
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    scores = cross_val_score(MODELS[kind](**parameters), IMAGES, DIGITS, cv=splits)
+    scores = cross_val_score(KINDS[kind](**parameters), IMAGES, DIGITS, cv=splits)
     return scores.tolist(), os.getpid()
 
 
 def make_grid(steps):
     """Return (kind, parameters) of every candidate: 3 * steps * steps of them."""
-    costs = [10 ** (2 * i / max(1, steps - 1)) for i in range(steps)]  # 1 to 100
-    gammas = [10 ** (2 * i / max(1, steps - 1) - 4.5) for i in range(steps)]  # 0.00003 to 0.003
-    grid = [("svc", {"C": c, "gamma": gamma}) for c, gamma in product(costs, gammas)]
-    trees = [20 * (i + 1) for i in range(steps)]
-    depths = [4 + 4 * i for i in range(steps)]
+    places = [i / max(1, steps - 1) for i in range(steps)]  # evenly from 0 to 1
+    grid = [("svc", {"C": 10 ** (2 * a), "gamma": 10 ** (2 * b - 4.5)}) for a, b in product(places, places)]
     for kind in ("random forest", "extra trees"):
-        grid += [(kind, {"n_estimators": n, "max_depth": d, "random_state": 0}) for n, d in product(trees, depths)]
+        for a, b in product(places, places):
+            grid.append((kind, {"n_estimators": 20 + int(60 * a), "max_depth": 4 + int(12 * b), "random_state": 0}))
     return grid
 
 
-def show(ranking, console):
-    """Print (candidate, scores) pairs as a table."""
-    table = Table("rank", "model", "parameters", "accuracy", "spread", "folds")
-    for rank, ((kind, parameters), scores) in enumerate(ranking, 1):
-        shown = ", ".join(f"{k}={v:.3g}" for k, v in parameters.items() if k != "random_state")
-        accuracy, spread = f"{statistics.mean(scores):.2%}", f"{statistics.pstdev(scores):.2%}"
+def ranked(found):
+    return sorted(found, key=lambda candidate: statistics.mean(candidate[2]), reverse=True)
+
+
+def print_table(console, found):
+    table = Table("rank", "model", "hyperparameters", "accuracy", "spread", "folds", box=SIMPLE)
+    for rank, (kind, parameters, scores) in enumerate(ranked(found), 1):
+        shown = ", ".join(f"{name}={value:.3g}" for name, value in parameters.items() if name != "random_state")
+        accuracy, spread = f"{statistics.mean(scores):.2%}", f"{statistics.stdev(scores):.2%}"
         table.add_row(str(rank), kind, shown, accuracy, spread, str(len(scores)))
     console.print(table)
 
 
 @app.local_entrypoint()
-def main(steps: int = 5, folds: int = 5, finalists: int = 8, rounds: int = 4):
-    """Search a grid of 3 * STEPS * STEPS candidates."""
-    console, began, containers = Console(), time.monotonic(), set()
+def main(steps: int = 4, folds: int = 5, finalists: int = 3, rounds: int = 2):
+    """Search a grid of 3 * STEPS * STEPS candidates; the FINALISTS of each kind get ROUNDS more looks."""
+    console, began, processes = Console(), time.monotonic(), set()
+
     grid = make_grid(steps)
-    console.print(f"{len(grid)} candidates, {len(grid) * folds} models to train")
-
+    console.print(f"{len(grid)} candidates: {len(grid) * folds} models to train")
+    kinds, parameters = zip(*grid, strict=True)
     found = []
-    for candidate, (scores, container) in zip(grid, evaluate_model.map(grid, kwargs={"folds": folds}), strict=True):
-        found.append((candidate, scores))
-        containers.add(container)
-    found.sort(key=lambda pair: statistics.mean(pair[1]), reverse=True)
+    for candidate, (scores, pid) in zip(grid, evaluate_model.map(kinds, parameters, kwargs={"folds": folds}), strict=True):
+        found.append((*candidate, scores))
+        processes.add(pid)
 
-    best = found[:finalists]
-    console.print(f"{len(best)} finalists, {len(best) * folds * rounds} more models to train")
-    again = [(candidate, folds, seed) for candidate, _ in best for seed in range(1, rounds + 1)]
-    for (candidate, _, _), (scores, container) in zip(again, evaluate_model.starmap(again), strict=True):
-        next(known for known in best if known[0] == candidate)[1].extend(scores)
-        containers.add(container)
-    best.sort(key=lambda pair: statistics.mean(pair[1]), reverse=True)
+    best = [candidate for kind in KINDS for candidate in ranked(c for c in found if c[0] == kind)[:finalists]]
+    closer = [(candidate, seed) for candidate in best for seed in range(1, rounds + 1)]
+    console.print(f"{len(best)} finalists: {len(closer) * folds} models more")
+    inputs = [(kind, parameters, folds, seed) for (kind, parameters, _), seed in closer]
+    for (candidate, _), (scores, pid) in zip(closer, evaluate_model.starmap(inputs), strict=True):
+        candidate[2].extend(scores)
+        processes.add(pid)
 
-    show(best, console)
-    models = (len(grid) + len(best) * rounds) * folds
-    console.print(f"{models} models on {len(containers)} containers in {time.monotonic() - began:.1f} s")
+    print_table(console, best)
+    models = (len(grid) + len(closer)) * folds
+    console.print(f"{models} models in {len(processes)} containers and {time.monotonic() - began:.1f} s")

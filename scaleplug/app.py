@@ -31,8 +31,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _apps: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
+_living: weakref.WeakSet[App] = weakref.WeakSet()
 _lock = threading.RLock()
-_callers: dict[tuple[int, str | None, str | None, str], Caller] = {}
+_callers: dict[tuple[int, Config], Caller] = {}
 
 
 class App:
@@ -55,10 +56,13 @@ class App:
         self.entrypoints: dict[str, LocalEntrypoint] = {}
         self._registered: set[str] = set()
         self._source: Source | None = None
-        self._bound = False
+        self._bound = ""
         _apps[self.name] = self
         if self.redis_url is not None:
             self._bind()
+        _living.add(self)
+        if _twin is not None:
+            _run_eagerly(self.celery)
 
     def __repr__(self) -> str:
         return f"<App {self.name} of {len(self.functions)} functions>"
@@ -186,19 +190,23 @@ class App:
         return caller.store
 
     def _bind(self) -> None:
-        if self._bound:
+        """Give the Celery app made here the Redis in use; one that was plugged into keeps its own broker and backend."""
+        url = celery_url(require_url(self.redis_url))
+        if self.plugged or url == self._bound:
             return
-        self._bound = True
-        if not self.plugged:
-            url = celery_url(require_url(self.redis_url))
-            self.celery.conf.update(broker_url=url, result_backend=url)
+        rebound, self._bound = bool(self._bound), url
+        self.celery.conf.update(broker_url=url, result_backend=url)
+        if rebound:  # another run in the same process, as in tests: what Celery made for the old one must go
+            self.celery._after_fork()
+            self.celery._backend_cache = None
+            self.celery._local = threading.local()
 
     def caller(self) -> Caller:
         """Return what carries this process's calls."""
         if _twin is not None:
             return _twin
         config = self.config
-        key = (os.getpid(), config.redis_url, config.secret, config.namespace)
+        key = (os.getpid(), config)
         with _lock:
             caller = _callers.get(key)
             if caller is None:
@@ -248,13 +256,37 @@ class App:
             store.put_functions(sealed)
 
 
+def forget_callers(redis_url: str | None) -> None:
+    """Let go of this process's connections to a Redis that is about to end."""
+    with _lock:
+        for key in [k for k in _callers if k[1] == redis_url]:
+            caller = _callers.pop(key)
+            if isinstance(caller, RedisCaller):
+                caller.close_all()
+
+
 _twin: Caller | None = None
+_eager: weakref.WeakKeyDictionary[Celery, bool] = weakref.WeakKeyDictionary()
+"""Celery apps that a twin has made eager, and whether they had been so before."""
 
 
-def use_twin(twin: Caller | None) -> None:
-    """Let all calls of this process go to ``twin`` (``scaleplug.testing``), or to Redis again."""
+def use_twin(twin: Caller | None) -> Caller | None:
+    """Let all calls of this process go to ``twin`` (``scaleplug.testing``), or to Redis again; return the one before."""
     global _twin
-    _twin = twin
+    before, _twin = _twin, twin
+    if twin is not None:
+        for app in list(_living):
+            _run_eagerly(app.celery)
+    else:
+        for celery in list(_eager):
+            celery.conf.task_always_eager = _eager.pop(celery)
+    return before
+
+
+def _run_eagerly(celery: Celery) -> None:
+    """Let Celery's own calls run in this process, as long as there is a twin."""
+    _eager.setdefault(celery, bool(celery.conf.task_always_eager))
+    celery.conf.task_always_eager = True
 
 
 def find_app(name: str) -> App | None:
@@ -268,6 +300,11 @@ def find_function(app: str, name: str) -> Function[Any, Any]:
     if found is None or name not in found.functions:
         raise NotFoundError(f"this process has no function {name!r} in an app {app!r}: import the module that defines it")
     return found.functions[name]
+
+
+def known_functions() -> list[Function[Any, Any]]:
+    """Return the Functions of all this process's apps."""
+    return [function for app in list(_apps.values()) for function in app.functions.values()]
 
 
 def _any_caller() -> Caller:

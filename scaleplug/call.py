@@ -7,6 +7,7 @@ import builtins
 import queue
 import time
 from collections.abc import Callable, Coroutine
+from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from scaleplug.abc import Caller, Event
@@ -199,5 +200,7 @@ find_caller: Callable[[], Caller] | None = None
 def _from_id(call_id: str) -> FunctionCall[Any]:
     if not isinstance(call_id, str) or not call_id:
         raise InvalidError(f"function_call_id must be an id such as 'fc-...', not {call_id!r}")
+    if find_caller is None:
+        import_module("scaleplug.app")  # this process has unpickled a call and imported nothing else yet
     assert find_caller is not None
     return FunctionCall(call_id, find_caller)

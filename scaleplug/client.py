@@ -66,6 +66,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._alive_until = 0.0
+        self.closed = False
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Let ``put`` have the events of a call."""
@@ -123,13 +124,15 @@ def _read_inbox(ref: weakref.ref[Inbox]) -> None:
     last, pause, link = b"0-0", 0.05, None
     while True:
         inbox = ref()
-        if inbox is None or inbox.pid != os.getpid():
+        if inbox is None or inbox.closed or inbox.pid != os.getpid():
             return
         try:
             link = link or inbox.store.client.client()  # one connection of its own: it blocks
             last = inbox.read(last, link)
             pause = 0.05
         except (RedisError, OSError) as exc:
+            if inbox.closed:
+                return
             logger.warning("results can't be read from Redis, trying again: %s", type(exc).__name__)
             link = None
             time.sleep(pause)
@@ -147,6 +150,11 @@ class RedisCaller:
         self.inbox = Inbox(self.store, config)
         self._factories: dict[str, MessageFactory] = {}
 
+    def close_all(self) -> None:
+        """Let go of everything: the Redis is about to end."""
+        self.inbox.closed = True
+        self.store.client.connection_pool.disconnect()
+
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         self.inbox.open(call, put)
@@ -159,8 +167,8 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         name, config = function.full_name, self.config
         factory = self._factories.get(name)
-        if factory is None:
-            task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
+        task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
+        if factory is None or factory.task is not task:
             factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
         spawned = kind == "spawn"
         keep = int(config.result_ttl) if spawned else 0

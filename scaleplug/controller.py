@@ -96,11 +96,12 @@ class Controller:
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
         self.views: dict[str, View] = {}
         self.hold_until = 0.0
-        self._leading = False
+        self._leading = self._standing_by = False
         self._next_due: float | None = None
         self._last_tick = self._last_save = self._made_room = 0.0
-        self._lines: deque[tuple[str, str, str]] = deque(maxlen=20_000)
+        self._lines: deque[tuple[str, str, str]] = deque(maxlen=100_000)
         self._lines_waiting = threading.Event()
+        self._lines_lock = threading.Lock()
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -126,6 +127,9 @@ class Controller:
             if self._leading:
                 logger.warning("this controller lost its lease: standing by")
                 self._leading = False
+            elif not self._standing_by:
+                logger.info("standing by: another controller acts")
+            self._standing_by = True
             stop.wait(TICK / 2)
             return
         if not self._leading:
@@ -157,7 +161,7 @@ class Controller:
         self._sweep({c.container for c in found})
         windows = [v.registration.settings.scaledown_window for v in self.views.values() if v.containers]
         self.hold_until = now + max(windows) if windows else 0.0
-        self._leading, self._last_tick = True, 0.0
+        self._leading, self._standing_by, self._last_tick = True, False, 0.0
 
     def _sweep(self, alive: set[str]) -> None:
         """Give back what containers of this host held that ended while nobody looked."""
@@ -292,6 +296,8 @@ class Controller:
         if not decision.start and not decision.stop and not decision.give_up and decision.desired == view.desired:
             return
         view.desired = decision.desired
+        if decision.start or decision.stop or decision.give_up:
+            logger.info("%s: %s", function, decision.reason)
         self.store.decided(function, {
             "at": now, "desired": decision.desired, "start": decision.start, "stop": list(decision.stop),
             "give_up": list(decision.give_up), "reason": decision.reason, "pending": load.pending, "running": load.running,
@@ -404,12 +410,13 @@ class Controller:
 
     def flush_lines(self) -> None:
         """Write what is waiting into Redis."""
-        while self._lines:
-            batch = [self._lines.popleft() for _ in range(min(500, len(self._lines)))]
-            try:
-                self.store.log(batch)
-            except (RedisError, OSError):
-                return  # output may be lost; inputs may not
+        with self._lines_lock:  # so that it returns only when the thread that ships them has finished too
+            while self._lines:
+                batch = [self._lines.popleft() for _ in range(min(500, len(self._lines)))]
+                try:
+                    self.store.log(batch)
+                except (RedisError, OSError):
+                    return  # output may be lost; inputs may not
 
     def finish(self, wait: Callable[[], bool]) -> None:
         """Give back what is left while containers end; ``wait`` returns False when all have."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
+import cloudpickle
 from celery import Task
-from celery.result import AsyncResult
+from celery.result import AsyncResult, EagerResult, denied_join_result
 from kombu import Connection, Producer
+from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
 from scaleplug.call import FunctionCall, Method, Outcomes
-from scaleplug.errors import InvalidError
+from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.serializer import NAME, sealing
+from scaleplug.serializer import NAME, pickle, sealing
 from scaleplug.settings import FunctionSettings
 from scaleplug.transport import Transport
 
@@ -51,15 +55,28 @@ class FunctionTask(Task):  # type: ignore[misc]  # Celery has no types
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
         function, task_id = self.function, task_id or str(uuid4())
+        if function.app.celery.conf.task_always_eager:
+            return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
         function.app.ready_for_calls(function)
         options["queue"] = function.queue
         for name in ("exchange", "routing_key", "connection"):
             options.pop(name, None)
-        with sealing(self.name, task_id):
-            return super().apply_async(
-                args, kwargs, task_id=task_id, producer=producer or function.producer(),
-                link=link, link_error=link_error, shadow=shadow, **options,
-            )  # fmt: skip
+        try:
+            with sealing(self.name, task_id):
+                return super().apply_async(
+                    args, kwargs, task_id=task_id, producer=producer or function.producer(),
+                    link=link, link_error=link_error, shadow=shadow, **options,
+                )  # fmt: skip
+        except EncodeError as exc:  # kombu's wrapping
+            raise exc.__cause__ if isinstance(exc.__cause__, SerializationError) else exc from None
+
+    def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
+        # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
+        if self.typing:
+            self.__header__(*args, **kwargs)
+        args, kwargs = cloudpickle.loads(pickle((args, kwargs), f"an argument of {self.name}"))
+        with denied_join_result():
+            return self.apply(args, kwargs, task_id=task_id, **options)
 
 
 class Function(Generic[P, R]):
@@ -81,11 +98,16 @@ class Function(Generic[P, R]):
         self._local = threading.local()
         self.task: Any = app.celery.task(name=self.full_name, base=FunctionTask, shared=False, **self._task_options())(raw)
         self.task.function = self
+        self.task.run = self._run_here  # until a container puts its own in this place
         self.remote: Method[P, R] = Method(self._remote, self._remote_aio)
         self.spawn: Method[P, FunctionCall[R]] = Method(self._spawn, self._spawn_aio)
         self.map = _MapMethod(self._map)
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
+
+    def _run_here(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
+        return run_here(self, args, kwargs)
 
     def _task_options(self) -> dict[str, Any]:
         return {"lazy": False, "pydantic": False, "typing": True}
@@ -134,12 +156,11 @@ class Function(Generic[P, R]):
 
     def producer(self) -> Producer:
         """Return this thread's producer to the function's queue."""
-        producer = getattr(self._local, "producer", None)
-        if producer is None:
-            store, config = self.app.store, self.app.config
-            options = {"store": store, "most_pending": config.max_spawned}
-            producer = self._local.producer = Producer(Connection(transport=Transport, transport_options=options))
-        return producer
+        store, made = self.app.store, getattr(self._local, "made", None)
+        if made is None or made[0] is not store:
+            options = {"store": store, "most_pending": self.app.config.max_spawned}
+            made = self._local.made = (store, Producer(Connection(transport=Transport, transport_options=options)))
+        return made[1]
 
     # -- one input -------------------------------------------------------------------------------------------------
 
@@ -256,6 +277,26 @@ class Function(Generic[P, R]):
 
     def _caller(self) -> Caller:
         return self.app.ready_for_calls(self)
+
+
+def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run the callable in this thread, in an event loop if it is async."""
+    value = function.raw(*args, **kwargs)
+    return run_coroutine(value) if function.is_async else value
+
+
+def run_coroutine(coroutine: Any) -> Any:
+    """Run a coroutine to its end, in a thread of its own where a loop runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, asyncio.run, coroutine).result()
+
+
+run_here: Callable[[Function[Any, Any], tuple[Any, ...], Mapping[str, Any]], Any] = run_raw
+"""What runs a Celery call that is to run in this process; ``scaleplug.testing`` puts its own here."""
 
 
 class _MapMethod:

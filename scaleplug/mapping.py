@@ -26,6 +26,8 @@ LINGER = 0.005
 
 active: weakref.WeakSet[Map[Any]] = weakref.WeakSet()
 """The maps under way in this process, for whoever shows their progress."""
+watch: Callable[[Progress], object] | None = None
+"""Told of every map of this process when it begins and when it ends; set by whoever shows progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,8 @@ class Map(Generic[R]):
             raise InvalidError("a map can be iterated once: keep its results with list(...)")
         self._started = True
         active.add(self)
+        if watch is not None:
+            watch(self.progress)
 
     def _run(self) -> Iterator[R]:
         outcomes = Outcomes(self._open_caller(), self.call)
@@ -267,6 +271,8 @@ class Map(Generic[R]):
     def _end(self, complete: bool) -> None:
         self.progress.finished = True
         active.discard(self)
+        if watch is not None:
+            watch(self.progress)
         if not complete and self.progress.sent and self._caller is not None:
             try:
                 self._caller.cancel(self.function.full_name, self.call, tell=False)

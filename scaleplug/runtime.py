@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from scaleplug.app import forget_callers
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.controller import Controller
 from scaleplug.embedded import EmbeddedRedis
@@ -99,8 +101,11 @@ def controller_folder(config: Config) -> Path:
 class Run:
     """The surroundings of one ``scaleplug run``: a Redis, a controller, and their end."""
 
-    def __init__(self, config: Config, title: str) -> None:
+    def __init__(
+        self, config: Config, title: str, *, stderr: int | None = None, log_level: int = logging.WARNING
+    ) -> None:
         self.asked, self.title = config, title
+        self.stderr, self.log_level = stderr, log_level  # the controller's
         self.config = config
         self.redis: EmbeddedRedis | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -136,10 +141,11 @@ class Run:
             "folder": self._folder.name,
             "lifeline": self._lifeline[0],
             "parent": os.getpid(),
+            "log_level": self.log_level,
         }
         process = subprocess.Popen(
             [sys.executable, "-m", "scaleplug.runtime"],
-            stdin=subprocess.PIPE, pass_fds=[self._lifeline[0]], start_new_session=True,
+            stdin=subprocess.PIPE, stderr=self.stderr, pass_fds=[self._lifeline[0]], start_new_session=True,
         )  # fmt: skip
         assert process.stdin is not None
         with process.stdin:
@@ -167,8 +173,8 @@ class Run:
         with contextlib.suppress(Exception):
             connect(require_url(self.config.redis_url)).delete(Keys(self.config.namespace).lease)
 
-    def stop(self) -> None:
-        """End everything that was started."""
+    def stop(self, drained: Callable[[], object] = lambda: None) -> None:
+        """End everything that was started; ``drained`` is called while Redis still has all that containers printed."""
         if self._ending.is_set() or os.getpid() != self._pid:
             return
         self._ending.set()
@@ -180,13 +186,34 @@ class Run:
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 controller.kill()
                 controller.wait()
-        for fd in self._lifeline:
-            if fd >= 0:
-                os.close(fd)  # whatever is left of the run ends now
+        drained()
+        self._cut_lifeline()
+        forget_callers(self.config.redis_url)
         use_config(None)
         if self.redis is not None:
             self.redis.close()
-        elif self.config.namespace != self.asked.namespace:
+        self._leave_nothing()
+
+    def kill(self) -> None:
+        """End everything that was started at once; safe in any thread, also while :meth:`stop` is under way."""
+        self._ending.set()
+        if self._controller is not None:
+            self._controller.kill()
+        self._cut_lifeline()
+        if self.redis is not None and self.redis.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.redis.pid, signal.SIGKILL)
+            shutil.rmtree(self.redis.directory, ignore_errors=True)
+        self._leave_nothing()
+
+    def _cut_lifeline(self) -> None:
+        ends, self._lifeline = self._lifeline, (-1, -1)
+        for fd in ends:
+            if fd >= 0:
+                os.close(fd)  # whatever is left of the run ends now
+
+    def _leave_nothing(self) -> None:
+        if self.redis is None and self.config.namespace != self.asked.namespace:
             with contextlib.suppress(Exception):
                 drop_namespace(self.config)
         if self._folder is not None:
@@ -212,7 +239,7 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != options["parent"]:
         return
-    logging.basicConfig(level=logging.WARNING, format="scaleplug: %(message)s")
+    logging.basicConfig(level=options["log_level"], format="scaleplug: %(message)s")
     threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     config = Config(**options["config"])
     try:

@@ -30,8 +30,8 @@ CLIENTS_PER_CONTAINER = 3
 OTHER_CLIENTS = 64  # callers, controllers, dashboards
 CLOCK_TOLERANCE = 5.0  # seconds
 RETRIES = 3
-# celery asks for CERT_REQUIRED in a URL, redis-py for required
 DRIVER_INFO = DriverInfo()  # redis-py would read its package's metadata anew for every connection
+# Celery's users write CERT_REQUIRED into a URL, redis-py asks for required
 CERT_REQS = {"CERT_NONE": "none", "CERT_OPTIONAL": "optional", "CERT_REQUIRED": "required"}
 
 
@@ -103,7 +103,7 @@ def connect(
     connect_timeout: float = 5.0,
     retry: bool = True,
     max_connections: int | None = None,
-) -> redis.Redis:  # type: ignore[type-arg, unused-ignore]  # generic in the types-redis stubs only
+) -> redis.Redis:
     """Return a client for ``url`` that answers in bytes; it connects with its first command.
 
     A blocking command must ask for less than ``timeout`` seconds. ``retry`` sends a command up to 3 times more
@@ -151,7 +151,7 @@ class ServerFacts:
 
 
 def check_server(
-    client: redis.Redis,  # type: ignore[type-arg, unused-ignore]
+    client: redis.Redis,
     *,
     config: Config,
     containers: int | None = None,

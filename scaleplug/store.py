@@ -65,6 +65,27 @@ class FunctionState:
     microseconds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a function has at one moment: inputs, containers by state, and inputs that came to an end."""
+
+    pending: int
+    delayed: int
+    running: int
+    starting: int
+    idle: int
+    busy: int
+    draining: int
+    finished: int
+    failed: int
+    refused: int
+
+    @property
+    def containers(self) -> int:
+        """Containers in any state."""
+        return self.starting + self.idle + self.busy + self.draining
+
+
 class Store:
     """The shared state of one namespace; safe to use from several threads."""
 
@@ -309,6 +330,10 @@ class Store:
             return []
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         return [(_str(entry), {_str(k): _str(v) for k, v in values.items()}) for entry, values in rows]
+
+    def census(self, functions: Sequence[str] = ()) -> dict[str, Census]:
+        """Return the counts of each function (of all that are registered), in one command."""
+        return {_str(row[0]): Census(*(int(n) for n in row[1:])) for row in self._run("census", *functions)}
 
     # -- the registry ----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -30,7 +31,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Fail the run if a process that the tests started is still there at its end."""
+    """Fail the run if a process or a thread that the tests started is still there at its end."""
     os.environ[MARK] = str(os.getpid())
     yield
     _, left = psutil.wait_procs(started_processes(MARK), timeout=5)
@@ -39,6 +40,10 @@ def nothing_left_behind() -> Iterator[None]:
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
+    # Such a thread keeps the interpreter from ending.
+    names += [
+        str(thread) for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon
+    ]
     if names:
         pytest.fail("\n  ".join(["left running by the tests:", *names]), pytrace=False)
 

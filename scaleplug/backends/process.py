@@ -294,9 +294,9 @@ class ProcessBackend:
                 link.tell({"op": "end", "grace": grace})
 
     def ended(self) -> bool:
-        """Return whether every zygote is gone."""
+        """Return whether every zygote is gone and all it had to say has been heard."""
         with self._lock:
-            return not any(link.alive() for link in self._zygotes.values())
+            return not self._zygotes
 
     def close(self) -> None:
         """See :class:`scaleplug.abc.ContainerBackend`."""

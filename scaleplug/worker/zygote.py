@@ -24,6 +24,7 @@ import time
 import traceback
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from scaleplug.abc import StartRequest
@@ -73,7 +74,8 @@ class Zygote:
         self.controller: socket.socket | None = None
         self.inbound = b""
         self.outbound = bytearray()
-        self.log: deque[tuple[str, str, str]] = deque(maxlen=BACKLOG_LINES)
+        self.log: deque[tuple[str, str, str]] = deque()
+        self.held_up: list[Child] = []  # their output waits, because the controller doesn't keep up
         self.exits: list[dict[str, Any]] = []
         self.registrations: dict[str, Registration] = {}
         self.prepared: dict[str, Container] = {}
@@ -108,7 +110,7 @@ class Zygote:
 
     def serve(self) -> None:
         """Serve until ended."""
-        while not (self.ending and not self.children):
+        while not (self.ending and not self.children and self.told_all()):
             for key, _ in self.selector.select(self.next_pause()):
                 key.data()
             self.reap()
@@ -145,6 +147,7 @@ class Zygote:
         self.controller, self.inbound = None, b""
         self.outbound.clear()
         self.alone_since = time.monotonic()
+        self.read_on()
 
     def on_orders(self) -> None:
         """Read what the controller wants."""
@@ -229,7 +232,7 @@ class Zygote:
         os.set_blocking(reader, False)
         child = Child(request, pid, time.time(), reader)
         self.children[request.container] = self.by_pid[pid] = child
-        self.selector.register(reader, selectors.EVENT_READ, lambda: self.on_output(child))
+        self.selector.register(reader, selectors.EVENT_READ, partial(self.on_output, child))
 
     def prepare(self, function: str) -> None:
         """Build what a function's containers have in common, once, before the fork."""
@@ -310,7 +313,7 @@ class Zygote:
             child = self.by_pid.pop(pid, None)
             if child is None:
                 continue  # something a container had started and left behind
-            self.on_output(child)
+            self.on_output(child, to_the_end=True)
             if child.output >= 0:
                 self.close_output(child)
             try:
@@ -348,9 +351,13 @@ class Zygote:
 
     # -- output ----------------------------------------------------------------------------------------------------
 
-    def on_output(self, child: Child) -> None:
-        """Read what a container has printed."""
+    def on_output(self, child: Child, *, to_the_end: bool = False) -> None:
+        """Read what a container has printed; it must wait while the controller doesn't keep up."""
         while child.output >= 0:
+            if self.controller is not None and len(self.log) >= BACKLOG_LINES and not to_the_end:
+                self.selector.unregister(child.output)
+                self.held_up.append(child)
+                return
             try:
                 data = os.read(child.output, 65_536)
             except BlockingIOError:
@@ -368,19 +375,34 @@ class Zygote:
         """Stop reading a container's output."""
         if child.tail:
             self.keep_line(child, child.tail)
-        self.selector.unregister(child.output)
+        if child in self.held_up:
+            self.held_up.remove(child)
+        else:
+            self.selector.unregister(child.output)
         os.close(child.output)
         child.output, child.tail = -1, b""
+
+    def read_on(self) -> None:
+        """Read again what had to wait."""
+        waiting, self.held_up = self.held_up, []
+        for child in waiting:
+            self.selector.register(child.output, selectors.EVENT_READ, partial(self.on_output, child))
 
     def keep_line(self, child: Child, line: bytes) -> None:
         """Keep one line for the controller and for telling why a start failed."""
         text = line[:LINE_BYTES].decode(errors="replace").rstrip("\r")
         child.lines.append(text)
+        if self.controller is None and len(self.log) >= BACKLOG_LINES:
+            self.log.popleft()
         self.log.append((child.request.function, child.request.container, text))
 
     def tell(self, event: dict[str, Any]) -> None:
         """Queue an event for the controller."""
         self.outbound += json.dumps(event).encode() + b"\n"
+
+    def told_all(self) -> bool:
+        """Return whether the controller, if there is one, has been sent everything."""
+        return self.controller is None or not (self.outbound or self.log)
 
     def flush(self) -> None:
         """Send what is queued, as far as the socket takes it; output waits until events are through."""
@@ -389,6 +411,8 @@ class Zygote:
         if self.log and len(self.outbound) < 262_144:
             lines = [self.log.popleft() for _ in range(min(len(self.log), 500))]
             self.tell({"ev": "log", "lines": lines})
+            if self.held_up and len(self.log) < BACKLOG_LINES:
+                self.read_on()
         while self.outbound:
             try:
                 del self.outbound[: self.controller.send(self.outbound)]

@@ -26,16 +26,10 @@ from scaleplug import embedded
 from scaleplug.embedded import EmbeddedRedis, ServerProgram, find_instances, find_server, remove_stale
 from scaleplug.errors import ConfigurationError
 from scaleplug.server import celery_url, connect
+from tests.helpers import wait_until
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "/nonexistent"
-
-
-def wait_for(condition: Callable[[], object], *, timeout: float = 5.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "not so within the deadline"
-        time.sleep(0.005)
 
 
 def is_alive(pid: int) -> bool:
@@ -378,7 +372,7 @@ def test_it_ends_with_a_killed_starter(
     killed = starter(how)
     assert is_alive(killed.server)
     killed.end(number)
-    wait_for(lambda: not is_alive(killed.server))
+    wait_until(lambda: not is_alive(killed.server))
     assert killed.directory.exists()
     with EmbeddedRedis(environ=environ) as next_one:
         assert not killed.directory.exists()
@@ -391,7 +385,7 @@ def test_it_ends_with_its_starter_though_a_forked_child_lives_on(
 ) -> None:
     killed = starter(how, "fork")
     killed.end(signal.SIGKILL)
-    wait_for(lambda: not is_alive(killed.server))
+    wait_until(lambda: not is_alive(killed.server))
     assert is_alive(killed.child)
     remove_stale(environ)
     assert not killed.directory.exists()
@@ -443,7 +437,7 @@ def test_it_outlives_the_thread_that_started_it(environ: dict[str, str]) -> None
 
 def test_its_end_is_noticed(server: EmbeddedRedis) -> None:
     os.kill(server.pid, signal.SIGKILL)
-    wait_for(lambda: not server.running)
+    wait_until(lambda: not server.running)
     server.close()
     assert not server.directory.exists()
 
@@ -482,10 +476,10 @@ def test_only_running_ones_are_found_the_newest_first(environ: dict[str, str], s
     def found() -> list[str]:
         return [instance.title for instance in find_instances(environ) if instance.title in titles]
 
-    wait_for(lambda: found() == titles[::-1])
+    wait_until(lambda: found() == titles[::-1])
     for title in titles[1:]:
         os.kill(next(i.pid for i in find_instances(environ) if i.title == title), signal.SIGKILL)
-    wait_for(lambda: found() == titles[:1])
+    wait_until(lambda: found() == titles[:1])
 
 
 def test_one_that_can_not_be_read_is_passed_over(environ: dict[str, str], server: EmbeddedRedis) -> None:

@@ -1,0 +1,69 @@
+"""Names as people write and read them: near misses, short names, a colour for each."""
+
+from __future__ import annotations
+
+import difflib
+import zlib
+from collections.abc import Collection, Iterable
+
+from scaleplug.errors import NotFoundError
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "bright_magenta", "bright_green")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return `: did you mean ...?` with the names that are near, or else all of a few."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f": did you mean {listed(near, 'or')}?"
+    return f": there is {listed(names)}" if 0 < len(names) <= 6 else ""
+
+
+def listed(names: Collection[str], word: str = "and", most: int = 6) -> str:
+    """Return names as they are said: `a, b and c`."""
+    said = list(names)
+    if len(said) > most:
+        return f"{', '.join(said[:most])} {word} {len(said) - most} more"
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} {word} {said[-1]}" if said else "nothing"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 input`, `2 inputs`, `1,000 inputs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def short_names(functions: Collection[str]) -> dict[str, str]:
+    """Return each full name's last part, or the full name where two functions share that part."""
+    last = {name: name.rpartition(".")[2] for name in functions}
+    shared = list(last.values())
+    return {name: part if shared.count(part) == 1 else name for name, part in last.items()}
+
+
+def find_function(wanted: str, functions: Collection[str]) -> str:
+    """Return the full name that ``wanted`` stands for; raises NotFoundError."""
+    if wanted in functions:
+        return wanted
+    found = [name for name in functions if name.endswith(f".{wanted}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotFoundError(f"{wanted!r} could be {listed(sorted(found), 'or')}: write the app's name too")
+    if not functions:
+        raise NotFoundError(f"there is no function {wanted!r}: none is registered here")
+    every = [*functions, *(name.rpartition(".")[2] for name in functions)]
+    raise NotFoundError(f"there is no function {wanted!r}{did_you_mean(wanted, dict.fromkeys(every))}")
+
+
+class Palette:
+    """Gives each name a colour: the same one in every run, and different ones while there are enough."""
+
+    def __init__(self) -> None:
+        self._given: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._given:
+            first = zlib.crc32(name.encode()) % len(COLOURS)
+            order = COLOURS[first:] + COLOURS[:first]
+            self._given[name] = next((c for c in order if c not in self._given.values()), order[0])
+        return self._given[name]

@@ -1,0 +1,121 @@
+"""What a local run knows of each input, and what a test wants to happen to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cloudpickle
+
+from scaleplug.abc import CallKind, Event
+from scaleplug.errors import ContainerCrashError, InputCancellation, SerializationError
+from scaleplug.function import Function
+from scaleplug.serializer import pickle
+
+AnyFunction = Function[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SentInput:
+    """One input as it was sent; ``runs`` counts how often it was begun: 0 when it never was."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    runs: int
+
+
+@dataclass(slots=True, eq=False)
+class LocalInput:
+    """One input."""
+
+    function: AnyFunction
+    call: str
+    index: int
+    payload: bytes
+    id: str = ""
+    number: int = 0  # its place among all inputs
+    runs: int = 0
+    waits: int = 0  # calls of its own that it waits for
+    deadline: float = 0.0
+    ended: bool = False
+    given_up: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+    task: asyncio.Task[Any] | None = None  # runs it, when it is async
+
+
+@dataclass(slots=True)
+class Spawned:
+    """What is known of a spawned call."""
+
+    function: str
+    event: Event | None = None
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a test wants to happen to a function's inputs."""
+
+    delay: float = 0.0
+    error: BaseException | type[BaseException] | None = None
+    errors: int | None = None
+    crashes: int = 0
+    stub: Callable[..., Any] | None = None
+
+
+class CrashError(BaseException):
+    """Stands for the death of a container."""
+
+
+current: ContextVar[LocalInput | None] = ContextVar("scaleplug_testing_input", default=None)
+
+
+def make(
+    function: AnyFunction, call: str, kind: CallKind, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> LocalInput:
+    """Return the input of a call; raises the TypeError of a plain call, and SerializationError."""
+    if function.task.typing:
+        function.task.__header__(*args, **kwargs)
+    payload = pickle((args, dict(kwargs)), f"an argument of {function.full_name}")
+    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
+
+
+def loads(name: str, payload: bytes) -> Any:
+    """Return an input's ``(args, kwargs)``; raises SerializationError."""
+    try:
+        return cloudpickle.loads(payload)
+    except Exception as exc:
+        raise SerializationError(f"an argument of {name} can't be unpickled: {type(exc).__name__}: {exc}") from exc
+
+
+async def noted(item: LocalInput, coroutine: Any) -> Any:
+    """Run an async input so that it can be interrupted."""
+    item.task = asyncio.current_task()
+    if item.ended:
+        coroutine.close()
+        raise InputCancellation
+    return await coroutine
+
+
+def crashed(item: LocalInput) -> ContainerCrashError:
+    """Return the error of an input that took too many containers down."""
+    return ContainerCrashError(
+        f"the input took its container of {item.function.full_name} down {item.runs} times"
+        " (the last one was killed by SIGKILL): it is not tried again"
+    )
+
+
+def own_frames_off(exc: BaseException) -> TracebackType | None:
+    """Return the traceback without this package's frames at its outer end."""
+    traceback, here = exc.__traceback__, str(Path(__file__).parent)
+    while traceback is not None and traceback.tb_next is not None:
+        if not traceback.tb_frame.f_code.co_filename.startswith(here):
+            break
+        traceback = traceback.tb_next
+    return traceback

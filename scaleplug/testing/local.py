@@ -1,0 +1,411 @@
+"""The twin of what carries calls: inputs run in threads of this process, and end as they would in containers.
+
+Values go through the same pickling and signing as on their way through Redis. What one process can't give: module-level
+state is shared between the caller and the functions, ``os._exit`` ends the tests, and a thread that blocks in C can't
+be interrupted. Its caller gets the error in time all the same, and the thread is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import inspect
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cloudpickle
+
+from scaleplug import function as function_module
+from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.app import known_functions, use_twin
+from scaleplug.client import reason_error
+from scaleplug.errors import (
+    ExecutionError,
+    FunctionTimeoutError,
+    InputCancellation,
+    InputCancelledError,
+    InvalidError,
+    NotFoundError,
+)
+from scaleplug.function import Function, run_coroutine
+from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
+from scaleplug.settings import check_count, check_seconds, process_config
+from scaleplug.store import Admission
+from scaleplug.testing.inputs import (
+    AnyFunction,
+    CrashError,
+    LocalInput,
+    Plan,
+    SentInput,
+    Spawned,
+    crashed,
+    current,
+    loads,
+    make,
+    noted,
+    own_frames_off,
+)
+from scaleplug.transport import exhausted
+
+LEAVE_SECONDS = 1.0
+"""How long the end of a run waits for interrupted inputs to leave."""
+
+
+class LocalRun:
+    """Runs inputs in this process: at most ``threads`` at once, of one function no more than its containers would."""
+
+    def __init__(self, *, threads: int = 8) -> None:
+        self.threads = check_count("threads", threads, 1)
+        self.keyring = Keyring(secrets.token_urlsafe(48))
+        lock = threading.Lock()
+        self._changed, self._sooner = threading.Condition(lock), threading.Condition(lock)
+        self._open: dict[str, tuple[Callable[[Event], object], LocalInput | None]] = {}
+        self._queues: dict[AnyFunction, deque[LocalInput]] = {}
+        self._running: list[LocalInput] = []
+        self._made: list[LocalInput] = []
+        self._spawned: dict[str, Spawned] = {}
+        self._plans: dict[str, Plan] = {}
+        self._code: dict[AnyFunction, Callable[..., Any]] = {}
+        self._watcher: threading.Thread | None = None
+        self._watches_until: float | None = None
+        self._ended = False
+
+    # -- what a test asks and tells --------------------------------------------------------------------------------
+
+    def calls(self, function: AnyFunction | str) -> list[SentInput]:
+        """Return the inputs sent to a function so far, oldest first; a name may be ``"f"`` or ``"app.f"``."""
+        name = self._name(function)
+        with self._changed:
+            made = [(item.payload, item.runs) for item in self._made if item.function.full_name == name]
+        return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
+
+    def pending(self, function: AnyFunction | str) -> int:
+        """Return how many inputs of a function wait for a thread."""
+        name = self._name(function)
+        with self._changed:
+            return sum(len(queue) for known, queue in self._queues.items() if known.full_name == name)
+
+    def running(self, function: AnyFunction | str) -> int:
+        """Return how many inputs of a function run."""
+        name = self._name(function)
+        with self._changed:
+            return sum(1 for item in self._running if item.function.full_name == name)
+
+    def replace(self, function: AnyFunction | str, stub: Callable[..., Any]) -> None:
+        """Run ``stub`` in place of a function's own code; it may be async."""
+        if not callable(stub):
+            raise InvalidError(f"stub must be callable, not {stub!r}")
+        self._plan(function).stub = stub
+
+    def fail(
+        self, function: AnyFunction | str, error: BaseException | type[BaseException], *, times: int | None = None
+    ) -> None:
+        """Let the next ``times`` inputs of a function raise ``error`` instead of running; all of them for ``None``."""
+        if not issubclass(error if isinstance(error, type) else type(error), BaseException):
+            raise InvalidError(f"error must be an exception or a class of exceptions, not {error!r}")
+        plan = self._plan(function)
+        plan.error, plan.errors = error, None if times is None else check_count("times", times, 1)
+
+    def crash(self, function: AnyFunction | str, *, times: int = 1) -> None:
+        """Let the container die at the end of the next ``times`` runs: the work is done, its result is not stored yet.
+
+        The input runs again then; when that has happened as often as ``SCALEPLUG_MAX_ATTEMPTS`` allows (3), it fails
+        with ContainerCrashError.
+        """
+        self._plan(function).crashes = check_count("times", times, 1)
+
+    def delay(self, function: AnyFunction | str, seconds: float) -> None:
+        """Let every input of a function take ``seconds`` longer."""
+        self._plan(function).delay = check_seconds("seconds", seconds, 0, 3600)
+
+    def join(self, timeout: float = 10.0) -> None:
+        """Wait until every input has ended; raises the builtin TimeoutError after ``timeout`` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._left(), timeout):
+                names = sorted({item.function.full_name for item in self._left()})
+                raise TimeoutError(f"inputs of {', '.join(names)} have not ended after {timeout:g} s")
+
+    def _left(self) -> list[LocalInput]:
+        return [*self._running, *(item for queue in self._queues.values() for item in queue)]
+
+    def _plan(self, function: AnyFunction | str) -> Plan:
+        return self._plans.setdefault(self._name(function), Plan())
+
+    def _name(self, function: AnyFunction | str) -> str:
+        if isinstance(function, Function):
+            return function.full_name
+        known = {f.full_name for f in (*known_functions(), *self._queues) if function in (f.name, f.full_name)}
+        if not known:
+            raise NotFoundError(f"this process has no function {function!r}: import the module that defines it")
+        if len(known) > 1:
+            raise InvalidError(f"{function!r} may be any of {', '.join(sorted(known))}: use the full name")
+        return known.pop()
+
+    # -- the port --------------------------------------------------------------------------------------------------
+
+    def open(self, call: str, put: Callable[[Event], object]) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        owner = current.get()
+        with self._changed:
+            self._open[call] = (put, owner)
+            if owner is not None:
+                owner.waits += 1  # others may run meanwhile: else functions that call functions would wait for ever
+                self._start_pending()
+
+    def close(self, call: str) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._changed:
+            _, owner = self._open.pop(call, (None, None))
+            if owner is not None:
+                owner.waits -= 1
+
+    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
+        """See :class:`scaleplug.abc.Caller`."""
+        assert isinstance(function, Function)
+        self._load_code(function)
+        made = [make(function, call, kind, *given) for given in inputs]
+        config, name, spawned = process_config(), function.full_name, kind == "spawn"
+        most, total = (config.max_spawned, 0) if spawned else (config.max_pending, config.max_total)
+        with self._changed:
+            if self._ended:
+                raise ExecutionError(f"{name} can't be called any more: the local run is over")
+            queue = self._queues.setdefault(function, deque())
+            running = self._running_of(function)
+            room = min(most - len(queue), total - len(queue) - running if total else most)
+            if len(made) > room:
+                if kind != "map":
+                    raise exhausted(name, Admission(0, len(queue), running), most, total)
+                del made[max(0, room) :]
+            if spawned:
+                self._spawned[call] = Spawned(name)
+            for item in made:
+                self._record(item)
+            queue.extend(made)
+            self._start_pending()
+        return len(made)
+
+    def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._changed:
+            for queue in self._queues.values():
+                left = [item for item in queue if item.call != call]
+                if len(left) < len(queue):
+                    queue.clear()
+                    queue.extend(left)
+            spawned, running = self._spawned.get(call), [item for item in self._running if item.call == call]
+            if spawned is not None:
+                spawned.cancelled = True
+            for item in running:
+                self._give_up(item, InputCancelledError(f"{item.id} was cancelled while it ran"))
+            if tell and not running and call in self._open:
+                self._open[call][0](Event(0, None, "cancelled"))
+            self._changed.notify_all()
+
+    def look(self, call: str, *, watch: bool) -> Look:  # noqa: ARG002  # here everybody who waits is told
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._changed:
+            spawned = self._spawned.get(call)
+        if spawned is None:
+            return Look(None, "", False)
+        return Look(spawned.event, spawned.function, spawned.cancelled)
+
+    def read(self, call: str, event: Event) -> tuple[bool, Any]:
+        """See :class:`scaleplug.abc.Caller`."""
+        if event.outcome is None:
+            return False, reason_error(event.reason, call)
+        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def _load_code(self, function: AnyFunction) -> None:
+        if function.serialized and function not in self._code:
+            self._code[function] = cloudpickle.loads(pickle(function.raw, f"the code of {function.full_name}"))
+
+    def _record(self, item: LocalInput) -> None:
+        item.number = len(self._made)
+        self._made.append(item)
+
+    def _running_of(self, function: AnyFunction) -> int:
+        return sum(1 for item in self._running if item.function is function)
+
+    def _start_pending(self) -> None:
+        """Start what there is room for, oldest first; the lock is held."""
+        while not self._ended and sum(1 for item in self._running if not item.waits) < self.threads:
+            ready = [queue for function, queue in self._queues.items() if queue and self._has_room(function)]
+            if not ready:
+                return
+            item = min(ready, key=lambda queue: queue[0].number).popleft()
+            item.runs += 1
+            item.deadline = time.monotonic() + item.function.settings.timeout
+            self._running.append(item)
+            self._watch(item)
+            item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
+            item.thread.start()
+
+    def _has_room(self, function: AnyFunction) -> bool:
+        most, each = function.settings.max_containers, function.settings.max_inputs
+        return most is None or self._running_of(function) < most * each
+
+    def _work(self, item: LocalInput) -> None:
+        current.set(item)
+        with contextlib.suppress(InputCancellation):  # it may come late, when the input has ended already
+            try:
+                outcome = self._outcome(item)
+            except CrashError:
+                self._lose(item)
+            else:
+                with self._changed:
+                    self._end_input(item, outcome)
+
+    def _outcome(self, item: LocalInput) -> bytes:
+        name, context = item.function.full_name, f"{item.call}|{item.index}"
+        try:
+            args, kwargs = loads(name, item.payload)
+            value = self._attempt(item, args, kwargs)
+        except CrashError:
+            raise
+        except InputCancellation:
+            return seal_failure(self.keyring, context, InputCancelledError(f"{item.id} was cancelled while it ran"))
+        except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
+            exc.__traceback__ = own_frames_off(exc)
+            return seal_failure(self.keyring, context, exc)
+        return seal_value(self.keyring, context, value, name)
+
+    def _attempt(self, item: LocalInput, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        plan = self._plans.get(item.function.full_name) or Plan()
+        if plan.delay and item.given_up.wait(plan.delay):
+            raise InputCancellation
+        error = self._take_error(plan)
+        if error is not None:
+            raise error
+        code = plan.stub or self._code.get(item.function, item.function.raw)
+        value = code(*args, **kwargs)
+        if inspect.iscoroutine(value) and (item.function.is_async or plan.stub):
+            value = run_coroutine(noted(item, value))
+        with self._changed:
+            if plan.crashes:
+                plan.crashes -= 1
+                raise CrashError
+        return value
+
+    def _take_error(self, plan: Plan) -> BaseException | type[BaseException] | None:
+        with self._changed:
+            error = plan.error
+            if error is not None and plan.errors is not None:
+                plan.errors -= 1
+                if not plan.errors:
+                    plan.error = None
+        return error
+
+    def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
+        self._load_code(function)
+        item = make(function, "", "remote", 0, args, kwargs)
+        with self._changed:
+            self._record(item)
+        while True:
+            item.runs += 1
+            try:
+                return self._attempt(item, args, kwargs)
+            except CrashError:
+                if item.runs >= process_config().max_attempts:
+                    raise crashed(item) from None
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def _lose(self, item: LocalInput) -> None:
+        with self._changed:
+            if item.runs >= process_config().max_attempts:
+                self._end_input(item, self._failure(item, crashed(item)))
+            elif not item.ended:
+                self._running.remove(item)
+                self._queues[item.function].appendleft(item)
+                self._start_pending()
+
+    def _failure(self, item: LocalInput, error: Exception) -> bytes:
+        return seal_failure(self.keyring, f"{item.call}|{item.index}", error)
+
+    def _end_input(self, item: LocalInput, outcome: bytes) -> None:
+        if item.ended:
+            return
+        item.ended = True
+        self._running.remove(item)
+        event, spawned = Event(item.index, outcome), self._spawned.get(item.call)
+        if spawned is not None:
+            spawned.event = event
+        if item.call in self._open:
+            self._open[item.call][0](event)
+        self._start_pending()
+        self._changed.notify_all()
+
+    def _give_up(self, item: LocalInput, error: Exception) -> None:
+        """End an input for its caller, and interrupt what runs it; the lock is held."""
+        self._end_input(item, self._failure(item, error))
+        item.given_up.set()
+        for call, (put, owner) in self._open.items():
+            if owner is item:
+                put(Event(-1, None, f"cancelled: {call}"))
+        if item.task is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                item.task.get_loop().call_soon_threadsafe(item.task.cancel)
+        elif not item.function.is_async and item.thread is not None and item.thread.ident is not None:
+            thread = ctypes.c_ulong(item.thread.ident)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+
+    def _watch(self, item: LocalInput) -> None:
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._enforce_timeouts, daemon=True, name="scaleplug-timeouts")
+            self._watcher.start()
+        if self._watches_until is None or item.deadline < self._watches_until:
+            self._sooner.notify_all()
+
+    def _enforce_timeouts(self) -> None:
+        with self._sooner:
+            while not self._ended:
+                now = time.monotonic()
+                for item in [item for item in self._running if item.deadline <= now]:
+                    limit = item.function.settings.timeout
+                    name = item.function.full_name
+                    self._give_up(item, FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s"))
+                self._watches_until = first = min((item.deadline for item in self._running), default=None)
+                self._sooner.wait(None if first is None else max(0.0, first - now))
+
+    def end(self) -> None:
+        """Cancel what is left and interrupt what runs."""
+        with self._changed:
+            self._ended = True
+            left = list(self._running)
+            for queue in self._queues.values():
+                queue.clear()
+            for item in left:
+                self._give_up(item, InputCancelledError(f"{item.id} was cancelled: the local run is over"))
+            for put, _ in self._open.values():
+                put(Event(-1, None, "cancelled"))
+            self._changed.notify_all()
+            self._sooner.notify_all()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        for item in left:
+            if item.thread is not None and item.thread is not threading.current_thread():
+                item.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def local(*, threads: int = 8) -> Iterator[LocalRun]:
+    """Run all calls of this process in its own threads, at most ``threads`` inputs at once, without Redis or a secret.
+
+    Celery's own calls (``delay``, ``apply_async``, canvases) run at once in the caller's thread, those of plain tasks
+    in the same Celery app too (``task_always_eager``). Everything is as before at the end of the block.
+    """
+    run = LocalRun(threads=threads)
+    run_here, twin = function_module.run_here, use_twin(run)
+    function_module.run_here = run.run_here
+    try:
+        yield run
+    finally:
+        function_module.run_here = run_here
+        use_twin(twin)
+        run.end()

@@ -1,0 +1,95 @@
+"""The two sides of the contract: the twin in this process, and the real thing with Redis, a controller and containers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+from scaleplug.app import App
+from scaleplug.function import Function
+from scaleplug.runtime import Run
+from scaleplug.settings import Config, process_config, use_config
+from scaleplug.testing import LocalRun, local
+from tests.helpers import wait_until
+
+
+class Side(Protocol):
+    """What a contract test needs to know of the side it runs on."""
+
+    name: str
+
+    def load(self, function: Function[..., Any]) -> tuple[int, int]:
+        """Return how many inputs are pending and running."""
+
+    def crash(self, function: Function[..., Any], times: int) -> None:
+        """Make sure that a function's container dies."""
+
+
+class Twin:
+    """The twin."""
+
+    name = "twin"
+
+    def __init__(self, run: LocalRun) -> None:
+        self.run = run
+
+    def load(self, function: Function[..., Any]) -> tuple[int, int]:
+        """See Side."""
+        return self.run.pending(function), self.run.running(function)
+
+    def crash(self, function: Function[..., Any], times: int) -> None:
+        """See Side."""
+        self.run.crash(function, times=times)
+
+
+class Real:
+    """The real thing."""
+
+    name = "real"
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def load(self, function: Function[..., Any]) -> tuple[int, int]:
+        """See Side."""
+        _, states = self.app.store.load([function.full_name])
+        state = states[function.full_name]
+        return state.pending, state.running
+
+    def crash(self, function: Function[..., Any], times: int) -> None:
+        """See Side: the function does it itself."""
+
+
+@contextlib.contextmanager
+def twin() -> Iterator[Twin]:
+    """Give the twin."""
+    with local() as run:
+        yield Twin(run)
+
+
+@contextlib.contextmanager
+def real(run: Run, app: App) -> Iterator[Real]:
+    """Give the real thing, on the surroundings of ``run``."""
+    use_config(run.config)
+    try:
+        yield Real(app)
+    finally:
+        use_config(None)
+
+
+@contextlib.contextmanager
+def limits(**values: int) -> Iterator[Config]:
+    """Lower limits for a while."""
+    before = process_config()
+    use_config(replace(before, **values))
+    try:
+        yield process_config()
+    finally:
+        use_config(before)
+
+
+def settle(side: Side, function: Function[..., Any]) -> None:
+    """Wait until nothing of a function is pending or running."""
+    wait_until(lambda: side.load(function) == (0, 0), message=f"nothing left of {function}")

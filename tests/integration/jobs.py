@@ -1,0 +1,103 @@
+"""Functions that containers in tests import: ordinary ones, and some that resist."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import scaleplug
+
+app = scaleplug.App("jobs")
+
+
+@app.function(max_containers=4)
+def square(x: int) -> int:
+    """Return the square."""
+    return x * x
+
+
+@app.function(max_containers=4)
+def pid_after(seconds: float) -> int:
+    """Return the container's process id after a while."""
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@app.function(max_containers=4)
+def note(folder: str, name: str, seconds: float) -> str:
+    """Write down every start and end of the input."""
+    path = Path(folder) / name
+    with path.open("a") as notes:
+        notes.write(f"start {os.getpid()} {time.time()}\n")
+    time.sleep(seconds)
+    with path.open("a") as notes:
+        notes.write(f"end {os.getpid()} {time.time()}\n")
+    return name
+
+
+@app.function(max_containers=2)
+def crash(how: str) -> str:
+    """Take the container down, in one way or another."""
+    if how == "exit":
+        os._exit(3)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "segfault":
+        ctypes.string_at(0)
+    return how
+
+
+@app.function(max_containers=2)
+def leave(how: str) -> str:
+    """Raise what would end an ordinary worker."""
+    if how == "sys.exit":
+        sys.exit(5)
+    if how == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    if how == "MemoryError":
+        raise MemoryError("full")
+    return f"{how} {os.getpid()}"
+
+
+@app.function(max_containers=1, timeout=1)
+def stuck(how: str) -> str:
+    """Run for ever, deaf to signals and with the GIL held where that is asked for."""
+    if how == "sleep":
+        time.sleep(3600)
+    if how == "in C":
+        pattern, text = "(a+)+$", "a" * 64 + "b"
+        __import__("re").match(pattern, text)
+    return how
+
+
+@app.function(max_containers=1)
+def with_child(folder: str) -> int:
+    """Start a process that outlives the input."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    (Path(folder) / "child").write_text(str(child.pid))
+    return child.pid
+
+
+@app.function(max_containers=1)
+def add(x: int, y: int) -> int:
+    """Return the sum."""
+    return x + y
+
+
+@app.function(max_containers=2)
+def total(numbers: list[int]) -> int:
+    """Return the sum of a list, for a chord."""
+    return sum(numbers)
+
+
+@app.local_entrypoint()
+def hold(folder: str, seconds: float = 3600.0) -> None:
+    """Keep two containers busy until something happens to the run."""
+    Path(folder, "run").write_text(str(os.getpid()))
+    for _ in note.starmap([(folder, "a", seconds), (folder, "b", seconds)]):
+        pass
