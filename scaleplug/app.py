@@ -130,6 +130,8 @@ class App:
             raise InvalidError(f"{raw.full_name} is a Function already: put @app.function() on it once")
         if inspect.isclass(raw) or not callable(raw):
             raise TypeError(f"@app.function() goes on a function, not on {raw!r}")
+        if not inspect.isfunction(raw) or raw.__name__ == "<lambda>":
+            raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
         check_signature(f"{self.name}.{given}", raw)
         if not serialized and "<locals>" in raw.__qualname__:
@@ -161,6 +163,11 @@ class App:
         return decorate
 
     # -- Redis -----------------------------------------------------------------------------------------------------
+
+    @property
+    def own_redis_url(self) -> str | None:
+        """The ``redis_url`` the App was made with."""
+        return self._redis_url
 
     @property
     def redis_url(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import datetime
 import inspect
@@ -28,13 +29,23 @@ class _DateTime(click.ParamType):
 _TYPES: dict[Any, Any] = {str: click.STRING, int: click.INT, float: click.FLOAT, datetime.datetime: _DateTime()}
 
 
+class _Literal(click.ParamType):
+    name = "value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        try:
+            return ast.literal_eval(value) if isinstance(value, str) else value
+        except (ValueError, SyntaxError):
+            return value
+
+
 class LocalEntrypoint:
     """A function that runs in the caller's process."""
 
     def __init__(self, raw: Callable[..., Any], name: str) -> None:
         self.raw, self.name = raw, name
         self.__doc__, self.__name__ = raw.__doc__, name
-        self.options = _options(raw, name)
+        self.options = _options(raw, f"the local entrypoint {name!r}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it, in an event loop if it is async."""
@@ -46,27 +57,37 @@ class LocalEntrypoint:
         return click.Command(self.name, callback=self, params=list(self.options), help=inspect.getdoc(self.raw))
 
 
-def _options(raw: Callable[..., Any], name: str) -> list[click.Option]:
-    hints = typing.get_type_hints(raw)
+def literal_options(raw: Callable[..., Any], name: str) -> list[click.Option]:
+    """Return the options for calling any function; where its types don't tell, ``3`` is a number and ``x`` a string."""
+    return _options(raw, f"the function {name!r}", other=_Literal())
+
+
+def _options(raw: Callable[..., Any], what: str, other: click.ParamType | None = None) -> list[click.Option]:
+    try:
+        hints = typing.get_type_hints(raw)
+    except NameError:  # of a module that is imported for type checkers only
+        if other is None:
+            raise
+        hints = {}
     options = []
     for parameter in inspect.signature(raw).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise InvalidError(f"the local entrypoint {name!r} can't take {parameter}: use arguments with names and types")
-        options.append(_option(name, parameter, hints.get(parameter.name, str)))
+            raise InvalidError(f"{what} can't take {parameter} from a command line: use arguments with names and types")
+        options.append(_option(what, parameter, hints.get(parameter.name, str if other is None else Any), other))
     return options
 
 
-def _option(name: str, parameter: inspect.Parameter, hint: Any) -> click.Option:
+def _option(what: str, parameter: inspect.Parameter, hint: Any, other: click.ParamType | None) -> click.Option:
     hint = _not_none(hint)
     required = parameter.default is parameter.empty
     default = None if required else parameter.default
     flag = "--" + parameter.name.replace("_", "-")
     if hint is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=default, required=required, show_default=not required)
-    kind = _TYPES.get(hint)
+    kind = _TYPES.get(hint, other)
     if kind is None:
         raise InvalidError(
-            f"the argument {parameter.name!r} of the local entrypoint {name!r} has the type {hint!r}, which can't be an option: "
+            f"the argument {parameter.name!r} of {what} has the type {hint!r}, which can't be an option: "
             "use str, int, float, bool or datetime"
         )
     return click.Option([flag, parameter.name], type=kind, default=default, required=required, show_default=default is not None)

@@ -53,7 +53,7 @@ class MessageFactory:
 
     def __init__(self, task: Task, keyring: Keyring, caller: str) -> None:
         self.task, self.keyring, self.caller = task, keyring, caller
-        self._parts: dict[tuple[bool, str, str], list[str]] = {}
+        self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
 
     def make(
         self, call: str, inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]], *, many: bool, keep: int
@@ -79,24 +79,25 @@ class MessageFactory:
     def _fill(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
         parent = current_task.request if current_task else None
         root, parent_id = (parent.root_id or "", parent.id or "") if parent else ("", "")
-        parts = self._parts.get((many, root, parent_id))
+        parts = self._parts.get((many, keep > 0, root, parent_id))
         if parts is None:
             if len(self._parts) > 64:
                 self._parts.clear()
-            parts = self._parts[many, root, parent_id] = self._template(many)
+            parts = self._parts[many, keep > 0, root, parent_id] = self._template(many, _KEEP if keep else 0)
         values = {"id": input_id, "body": body, "tag": str(uuid4()), "call": call, "index": str(index), "keep": str(keep)}
         return "".join(values.get(part[1:], part) if part[:1] == "\0" else part for part in parts)
 
     def _options(self, call: str, index: int, many: bool, keep: int) -> dict[str, Any]:
-        reply = {"call": call, "index": index, "caller": self.caller, "keep": keep}
+        # A spawned input outlives its caller: who waits for it says so later.
+        reply = {"call": call, "index": index, "caller": "" if keep else self.caller, "keep": keep}
         options: dict[str, Any] = {"headers": {"scaleplug": reply}, "ignore_result": True}
         if many:
             options.update(group_id=call, group_index=index)
         return options
 
-    def _template(self, many: bool) -> list[str]:
+    def _template(self, many: bool, keep: int) -> list[str]:
         call = "@scaleplug-call@"
-        message = record(self.task, _ID, self._options(call, _INDEX, many, _KEEP))
+        message = record(self.task, _ID, self._options(call, _INDEX, many, keep))
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
         text = json.dumps(message)

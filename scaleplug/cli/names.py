@@ -34,8 +34,8 @@ def counted(count: int, noun: str) -> str:
 
 
 def short_names(functions: Collection[str]) -> dict[str, str]:
-    """Return each full name's last part, or the full name where two functions share that part."""
-    last = {name: name.rpartition(".")[2] for name in functions}
+    """Return each full name without its app, or the full name where two apps have a function of that name."""
+    last = {name: name.partition(".")[2] or name for name in functions}
     shared = list(last.values())
     return {name: part if shared.count(part) == 1 else name for name, part in last.items()}
 
@@ -51,7 +51,7 @@ def find_function(wanted: str, functions: Collection[str]) -> str:
         raise NotFoundError(f"{wanted!r} could be {listed(sorted(found), 'or')}: write the app's name too")
     if not functions:
         raise NotFoundError(f"there is no function {wanted!r}: none is registered here")
-    every = [*functions, *(name.rpartition(".")[2] for name in functions)]
+    every = [*functions, *(name.partition(".")[2] for name in functions)]
     raise NotFoundError(f"there is no function {wanted!r}{did_you_mean(wanted, dict.fromkeys(every))}")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import sys
+from importlib import import_module
 from typing import Any
 
 import click
@@ -11,33 +12,29 @@ import click
 from scaleplug.settings import Config
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+    epilog="Options after FILE are the entrypoint's own: scaleplug run FILE --help shows them.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Show what the job itself prints, and errors.")
 @click.argument("target", metavar="FILE[::ENTRYPOINT]")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("--quiet", "-q", is_flag=True, help="Show nothing but what the job prints.")
-def run(target: str, arguments: tuple[str, ...], quiet: bool) -> None:
-    """Run a local entrypoint of FILE."""
-    from scaleplug.runtime import Run
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENTS]...")
+def command(target: str, arguments: tuple[str, ...], quiet: bool) -> None:
+    """Run a local entrypoint of FILE, with a private Redis, a controller and containers around it.
 
-    file, _, wanted = target.partition("::")
-    surroundings = Run(Config.from_environ(os.environ), title=file)
-    try:
-        surroundings.start()
-        _run_entrypoint(Path(file).resolve(), wanted, list(arguments))
-    finally:
-        surroundings.stop()
+    FILE is a Python file or a module's dotted name. ENTRYPOINT can be left out if there is only one. It may also be a
+    function: then that runs once, in a container, and its result is printed. With SCALEPLUG_REDIS_URL the Redis there
+    is used, under a namespace of the run's own.
 
+    The job prints to standard output. What its containers print, and what scaleplug has to say, goes to standard error:
+    below a live display on a terminal, else as plain lines.
 
-def _run_entrypoint(path: Path, wanted: str, arguments: list[str]) -> Any:
-    from scaleplug.app import App
-    from scaleplug.registry import Source, load_file
-
-    module = load_file(path)
-    apps = [value for value in vars(module).values() if isinstance(value, App)]
-    for app in apps:
-        app.set_source(Source("file", str(path)))
-        caller: Any = app.caller()
-        app.register(caller.store, caller.keyring)
-    entrypoints = {n: e for app in apps for n, e in app.entrypoints.items()}
-    entrypoint = entrypoints[wanted] if wanted else next(iter(entrypoints.values()))
-    return entrypoint.command().main(arguments, prog_name=f"scaleplug run {path.name}", standalone_mode=False)
+    Exit codes: 0 done, 1 the job failed, 2 wrong usage or configuration, 130 interrupted.
+    """
+    job: Any = import_module("scaleplug.cli.job")  # half a second that --help spares
+    found = job.Target.parse(target)
+    given = list(arguments)
+    if "--help" in given:
+        program = job.Program.load(found)
+        job.make_context(program, found, given)  # shows the help and exits
+    sys.exit(job.Job(found, given, Config.from_environ(os.environ), quiet=quiet).run())

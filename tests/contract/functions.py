@@ -203,6 +203,13 @@ def hold(folder: Path, x: int) -> int:
     return x
 
 
+@app.function(max_containers=2)
+def hold_some(folder: Path, x: int) -> int:
+    """Wait for ``go`` and return x."""
+    wait_for(folder / "go")
+    return x
+
+
 @app.function(max_containers=1)
 async def async_hold(folder: Path, x: int) -> int:
     """Do the same as ``hold``."""

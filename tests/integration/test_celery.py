@@ -64,11 +64,11 @@ def test_messages_made_in_bulk_are_what_celery_sends(surroundings: Surroundings)
         jobs.square.full_name,
         MessageFactory(jobs.square.task, surroundings.caller.keyring, surroundings.caller.inbox.name),
     )
-    for many in (True, False):
-        text = factory.make("fc-call", [(3, (4,), {})], many=many, keep=0)[0]
+    for many, keep in ((True, 0), (False, 0), (False, 60)):
+        text = factory.make("fc-call", [(3, (4,), {})], many=many, keep=keep)[0]
         ours: dict[str, Any] = json.loads(text)
         input_id = "fc-call:3" if many else "fc-call"
-        theirs = record(jobs.square.task, input_id, factory._options("fc-call", 3, many, 0), (4,), {})
+        theirs = record(jobs.square.task, input_id, factory._options("fc-call", 3, many, keep), (4,), {})
         assert ours["body"] == theirs["body"]  # the same pickle under the same signature
         theirs["properties"]["delivery_tag"] = ours["properties"]["delivery_tag"]
         assert text == json.dumps(theirs)

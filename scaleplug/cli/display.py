@@ -1,0 +1,206 @@
+"""What a run shows of itself: nothing, plain lines, or a live display."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from scaleplug import mapping
+from scaleplug.cli.frame import render
+from scaleplug.cli.names import Palette, short_names
+from scaleplug.cli.screen import LEAST_BETWEEN_FRAMES, Screen, plain
+from scaleplug.cli.tally import Tally, map_line
+from scaleplug.mapping import Progress
+from scaleplug.store import Census
+
+POLL_SECONDS = 0.25
+END_SECONDS = 2.0
+"""How long a last question to Redis may take."""
+RESET = "\x1b[0m"
+
+Counts = Callable[[], Mapping[str, Census]]
+
+
+class QuietDisplay:
+    """Shows errors only; the other displays add to it. Enter it for as long as the job's output is to be minded."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.tally = Tally()
+        self._lock = threading.RLock()
+        self._counts: Counts | None = None
+        self._began = time.monotonic()
+
+    def __enter__(self) -> QuietDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, counts: Counts) -> None:
+        """The job starts; ``counts`` asks Redis for its functions."""
+        self._counts, self._began = counts, time.monotonic()
+
+    def end(self) -> None:
+        """The job has ended, and everything that it and its containers had to say has been said."""
+
+    def output(self, function: str, line: str) -> None:
+        """Show a line that a function has printed."""
+
+    def note(self, line: str) -> None:
+        """Show a line of scaleplug's own."""
+        with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            self.stream.write(f"{line}\n")
+            self.stream.flush()
+
+    def poll(self) -> None:
+        """Ask Redis once."""
+        if self._counts is not None:
+            with contextlib.suppress(RedisError, OSError):
+                counts = self._counts()
+                with self._lock:
+                    self.tally.see(counts, time.monotonic())
+
+    def name(self, function: str) -> str:
+        """Return the short name of a function."""
+        return short_names({*self.tally.functions, function})[function]
+
+
+class PlainDisplay(QuietDisplay):
+    """Shows plain lines: what functions print, and a line for each map when it has ended."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="scaleplug-display")
+
+    def begin(self, counts: Counts) -> None:
+        """See :class:`QuietDisplay`."""
+        super().begin(counts)
+        if _same_file(sys.stdout, self.stream) and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # or what the job prints would come after all else
+        self.poll()
+        mapping.watch = self._on_map
+        self._thread.start()
+
+    def end(self) -> None:
+        """See :class:`QuietDisplay`."""
+        mapping.watch = None
+        if self._thread.is_alive():
+            self._over.set()
+            self._thread.join(END_SECONDS)
+        self.poll()
+
+    def output(self, function: str, line: str) -> None:
+        """See :class:`QuietDisplay`."""
+        self.note(f"{self.name(function)} | {plain(line)}")
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL_SECONDS):
+            self.poll()
+
+    def _on_map(self, progress: Progress) -> None:
+        if not progress.finished:
+            with self._lock:
+                self.tally.map_began(progress, time.monotonic())
+            return
+        self.poll()
+        with self._lock:
+            record = self.tally.map_ended(progress, time.monotonic())
+        if record is not None:
+            self.map_ended(map_line(record, self.name(progress.function)))
+
+    def map_ended(self, line: str) -> None:
+        """Tell of a map that has ended."""
+        self.note(line)
+
+
+class LiveDisplay(PlainDisplay):
+    """Keeps a display below the job's output on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.console = Console(file=stream, highlight=False)
+        self.screen = Screen(stream)
+        self.palette = Palette()
+        self._standing_in = contextlib.ExitStack()
+
+    def __enter__(self) -> LiveDisplay:
+        self._standing_in.enter_context(self.screen.standing_in())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.screen.close()
+        self._standing_in.close()
+
+    def end(self) -> None:
+        """See :class:`QuietDisplay`; leaves the ended maps and a summary behind."""
+        self._over.set()
+        self.screen.waiting.set()
+        super().end()
+        with self._lock:
+            self.tally.functions, functions = {}, self.tally.functions  # the containers are gone
+            rows = self._rows()
+            self.tally.functions = functions
+        summary = self.tally.summary(time.monotonic() - self._began)
+        with self.console.capture() as capture:
+            self.console.print(summary, style="bold", soft_wrap=True)
+        self.screen.close("".join(f"{row}\n" for row in rows) + capture.get())
+
+    def output(self, function: str, line: str) -> None:
+        """See :class:`QuietDisplay`."""
+        with self.console.capture() as capture:
+            self.console.print(f"{self.name(function)} | ", style=self.palette[function], end="", markup=False)
+        text = plain(line)
+        self.screen.line(capture.get() + text + (RESET if "\x1b" in text else ""))
+
+    def note(self, line: str) -> None:
+        """See :class:`QuietDisplay`."""
+        with self.console.capture() as capture:
+            self.console.print(line, style="yellow", end="", markup=False, soft_wrap=True)
+        self.screen.line(capture.get())
+
+    def map_ended(self, line: str) -> None:  # noqa: ARG002  # it stays in the frame
+        """See :class:`PlainDisplay`."""
+        self.screen.draw(self._rows())
+
+    def _rows(self) -> list[str]:
+        with self._lock:
+            return render(
+                self.tally, self.console, self.palette, width=self.screen.width, height=self.screen.height
+            )
+
+    def _watch(self) -> None:
+        polled = 0.0
+        while not self._over.is_set():
+            if time.monotonic() - polled >= POLL_SECONDS:
+                self.poll()
+                polled = time.monotonic()
+            self.screen.draw(self._rows())
+            if self.screen.waiting.wait(POLL_SECONDS):
+                self._over.wait(LEAST_BETWEEN_FRAMES)
+
+
+def make_display(*, quiet: bool) -> QuietDisplay:
+    """Return the display for this process's standard error."""
+    if quiet:
+        return QuietDisplay(sys.stderr)
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
+        return LiveDisplay(sys.stderr)
+    return PlainDisplay(sys.stderr)
+
+
+def _same_file(one: TextIO, other: TextIO) -> bool:
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):
+        return False
