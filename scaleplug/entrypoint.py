@@ -80,17 +80,18 @@ def _options(raw: Callable[..., Any], what: str, other: click.ParamType | None =
 def _option(what: str, parameter: inspect.Parameter, hint: Any, other: click.ParamType | None) -> click.Option:
     hint = _not_none(hint)
     required = parameter.default is parameter.empty
-    default = None if required else parameter.default
+    default = {} if required else {"default": parameter.default}  # to click, a default of None is one too
     flag = "--" + parameter.name.replace("_", "-")
     if hint is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}"], default=default, required=required, show_default=not required)
+        return click.Option([f"{flag}/--no-{flag[2:]}"], required=required, show_default=not required, **default)
     kind = _TYPES.get(hint, other)
     if kind is None:
         raise InvalidError(
             f"the argument {parameter.name!r} of {what} has the type {hint!r}, which can't be an option: "
             "use str, int, float, bool or datetime"
         )
-    return click.Option([flag, parameter.name], type=kind, default=default, required=required, show_default=default is not None)
+    shown = default.get("default") is not None
+    return click.Option([flag, parameter.name], type=kind, required=required, show_default=shown, **default)
 
 
 def _not_none(hint: Any) -> Any:

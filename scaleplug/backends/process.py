@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -54,14 +55,10 @@ class _ZygoteLink:
             self.connection.sendall(json.dumps(order).encode() + b"\n")
 
     def alive(self) -> bool:
-        """Return whether the zygote's process exists."""
+        """Return whether the zygote's process runs; one that has ended and waits to be reaped does not."""
         if self.process is not None:
             return self.process.poll() is None
-        try:
-            os.kill(self.pid, 0)
-        except OSError:
-            return False
-        return self.pid > 0
+        return self.pid > 0 and process_runs(self.pid)
 
 
 class ProcessBackend:
@@ -305,6 +302,23 @@ class ProcessBackend:
             links, self._zygotes = list(self._zygotes.values()), {}
         for link in links:
             link.connection.close()
+
+
+def process_runs(pid: int) -> bool:
+    """Return whether a process that needn't be a child of this one runs: a zombie does not."""
+    if not hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):
+            os.kill(pid, 0)
+            return True
+        return False
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        return not select.select([handle], [], [], 0)[0]  # it becomes readable when the process ends
+    finally:
+        os.close(handle)
 
 
 def free_memory() -> float | None:

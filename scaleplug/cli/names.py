@@ -11,10 +11,10 @@ from scaleplug.errors import NotFoundError
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "bright_magenta", "bright_green")
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
     """Return `: did you mean ...?` with the names that are near, or else all of a few."""
     names = list(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
     if near:
         return f": did you mean {listed(near, 'or')}?"
     return f": there is {listed(names)}" if 0 < len(names) <= 6 else ""

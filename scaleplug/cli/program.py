@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def _find_source(where: str) -> Source:
         raise InvalidError(f"{where} is a folder: name a Python file in it")
     if os.sep in where or where.endswith(".py"):
         files = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise NotFoundError(f"there is no file {where}{did_you_mean(where, files)}")
+        raise NotFoundError(f"there is no file {where}{did_you_mean(where, files, 0.7)}")
     return _find_module(where)
 
 
@@ -70,7 +71,7 @@ def _find_module(name: str) -> Source:
         raise _not_imported(name, exc) from None
     if spec is None:
         files = [p.name for p in sorted(Path(here).glob("*.py"))]
-        raise NotFoundError(f"there is no file and no module {name!r} here{did_you_mean(name, files)}")
+        raise NotFoundError(f"there is no file and no module {name!r} here{did_you_mean(name, files, 0.7)}")
     inside = spec.origin is not None and Path(spec.origin).is_relative_to(here)
     return Source("module", name, here if inside else "")
 
@@ -178,7 +179,7 @@ def _import(target: Target) -> ModuleType:
     except SystemExit as exc:
         place = last_place(exc.__traceback__)
         raise InvalidError(
-            f"{target.where} ended itself while it was imported ({place}, status {exc.code}): "
+            f"{target.where} ended itself while it was imported ({place}: {exc.code}): "
             "put what is not a definition under if __name__ == '__main__'"
         ) from None
     except Exception as exc:
@@ -188,16 +189,17 @@ def _import(target: Target) -> ModuleType:
 
 
 def _not_imported(where: str, exc: Exception) -> InvalidError:
-    """Show the traceback of a failed import; return the error that ends it in one line."""
-    sys.stderr.write(format_exception(exc))
+    """Show the traceback of a failed import, as far as it is the user's; return the error that ends it in one line."""
+    inside = last_place(exc.__traceback__)
+    sys.stderr.write(format_exception(exc) if inside else "".join(traceback.format_exception_only(exc)))
     why = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, SyntaxError):
-        why = f"line {exc.lineno} of {Path(exc.filename or where).name}: {exc.msg}"
+        why = f"{exc.msg} ({Path(exc.filename or where).name}, line {exc.lineno})"
     elif "relative import" in str(exc):
         module = ".".join(Path(where).with_suffix("").parts)
-        why += f": name it as a module, from the folder above its package, as in: scaleplug run {module}"
-    elif isinstance(exc, ModuleNotFoundError):
-        why += f": install its package for {sys.executable}, or correct the name"
+        why += f". Name it as a module, from the folder above its package: scaleplug run {module}"
+    elif isinstance(exc, ModuleNotFoundError) and exc.name:
+        why = f"there is no module {exc.name!r} for {sys.executable}: install its package, or correct the name"
     return InvalidError(f"{where} can't be imported: {why}")
 
 
