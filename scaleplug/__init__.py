@@ -37,7 +37,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
     _PLACES = {"App": "app", "Function": "function", "FunctionCall": "call"}
 
     def __getattr__(name: str) -> object:
-        """Import a public name when it is first used: Celery takes a quarter of a second, which the command line spares."""
+        """Import a public name when it is first used: the command line spares Celery's quarter of a second."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f"{__name__}.{_PLACES.get(name, 'errors')}"), name)

@@ -51,7 +51,7 @@ class ContainerExit:
 class ContainerBackend(Protocol):
     """Starts and stops containers and knows, not guesses, when one is gone."""
 
-    def list(self) -> list[BackendContainer] | None:
+    def containers(self) -> list[BackendContainer] | None:
         """Return the containers that exist; ``None`` when that can't be known now."""
 
     def start(self, requests: Sequence[StartRequest]) -> None:

@@ -9,12 +9,10 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar
 
-import cloudpickle
 from celery import Celery
 
-from scaleplug import call as call_module
 from scaleplug.abc import Caller
 from scaleplug.client import RedisCaller
 from scaleplug.entrypoint import LocalEntrypoint
@@ -22,9 +20,9 @@ from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, N
 from scaleplug.function import Function, check_signature
 from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
-from scaleplug.serializer import CODE, NAME, Keyring, use_keyring
+from scaleplug.serializer import CODE, NAME, Keyring, pickle, use_keyring
 from scaleplug.server import celery_url
-from scaleplug.settings import Config, FunctionSettings, check_name, process_config, rename_old
+from scaleplug.settings import Config, FunctionSettings, check_name, process_config, renamed
 from scaleplug.store import Store, require_url
 
 P = ParamSpec("P")
@@ -39,8 +37,9 @@ _callers: dict[tuple[int, Config], Caller] = {}
 class App:
     """A named set of functions.
 
-    ``App("name")`` makes a Celery app of its own; ``App("name", celery=celery_app)`` adds functions to an existing one and changes
-    nothing for its other tasks. ``redis_url`` stands above ``SCALEPLUG_REDIS_URL``. Without a name the file's name is taken.
+    ``App("name")`` makes a Celery app of its own; ``App("name", celery=celery_app)`` adds functions to an existing
+    one and changes nothing for its other tasks. ``redis_url`` stands above ``SCALEPLUG_REDIS_URL``. Without a name
+    the file's name is taken.
     """
 
     def __init__(self, name: str | None = None, *, celery: Celery | None = None, redis_url: str | None = None) -> None:
@@ -54,7 +53,7 @@ class App:
         self.celery: Celery = celery if celery is not None else _own_celery(self.name)
         self.functions: dict[str, Function[Any, Any]] = {}
         self.entrypoints: dict[str, LocalEntrypoint] = {}
-        self._registered: set[str] = set()
+        self._registered: weakref.WeakKeyDictionary[Store, set[str]] = weakref.WeakKeyDictionary()
         self._source: Source | None = None
         self._bound = ""
         _apps[self.name] = self
@@ -69,60 +68,42 @@ class App:
 
     # -- decorators ------------------------------------------------------------------------------------------------
 
-    @overload
-    def function(self, raw: Callable[P, R], /) -> Function[P, R]: ...
-    @overload
-    def function(
+    def function(  # noqa: PLR0913  # the options of the public decorator
         self,
-        *,
-        min_containers: int | None = None,
-        max_containers: int | None = None,
-        buffer_containers: int | None = None,
-        scaledown_window: float | None = None,
-        timeout: float = 300.0,
-        startup_timeout: float | None = None,
-        name: str | None = None,
-        serialized: bool = False,
-        **older: Any,
-    ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
-    def function(
-        self,
-        raw: Any = None,
+        raw: None = None,
         /,
         *,
-        min_containers: int | None = None,
+        min_containers: int = 0,
         max_containers: int | None = None,
-        buffer_containers: int | None = None,
-        scaledown_window: float | None = None,
+        buffer_containers: int = 0,
+        scaledown_window: float = 60.0,
         timeout: float = 300.0,
         startup_timeout: float | None = None,
         name: str | None = None,
         serialized: bool = False,
-        **older: Any,
-    ) -> Any:
+        concurrency_limit: int | None = None,
+    ) -> Callable[[Callable[P, R]], Function[P, R]]:
         """Make a Function of a callable; times in seconds.
 
-        ``min_containers`` are kept while idle, ``buffer_containers`` are added while inputs are under way, never more than
-        ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout`` limits one input's
-        run, ``startup_timeout`` a container's start. ``serialized=True`` pickles the callable instead of importing it by name:
-        for nested functions and notebooks. Raises InvalidError.
+        ``min_containers`` are kept while idle, ``buffer_containers`` are added while inputs are under way, never more
+        than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
+        limits one input's run, ``startup_timeout`` a container's start. ``serialized=True`` pickles the callable
+        instead of importing it by name: for nested functions and notebooks. ``concurrency_limit`` is the older name of
+        ``max_containers``. Raises InvalidError.
         """
         if raw is not None:
             where = getattr(raw, "__name__", repr(raw))
             raise InvalidError(f"@app.function needs parentheses: write @app.function() above {where!r}")
-        max_containers = rename_old("@app.function", "concurrency_limit", "max_containers", max_containers, older)
-        if older:
-            raise TypeError(f"@app.function has no argument {next(iter(older))!r}")
-        given = {
-            "min_containers": min_containers,
-            "max_containers": max_containers,
-            "buffer_containers": buffer_containers,
-            "scaledown_window": scaledown_window,
-            "startup_timeout": startup_timeout,
-        }
-        if timeout is None:
-            raise InvalidError("timeout must be a number of seconds, not None: the most is 86400 (a day)")
-        settings = FunctionSettings(timeout=timeout, **{k: v for k, v in given.items() if v is not None})
+        if concurrency_limit is not None:
+            max_containers = renamed("concurrency_limit", concurrency_limit, "max_containers", max_containers)
+        settings = FunctionSettings(
+            min_containers=min_containers,
+            max_containers=max_containers,
+            buffer_containers=buffer_containers,
+            scaledown_window=scaledown_window,
+            timeout=timeout,
+            startup_timeout=startup_timeout,
+        )
         return lambda function: self._add(function, name, settings, serialized)
 
     def _add(self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool) -> Function[Any, Any]:
@@ -142,10 +123,13 @@ class App:
         known = self.functions.get(given)
         if known is not None and not _same_place(known.raw, raw):
             raise InvalidError(
-                f"the app {self.name!r} has a function {given!r} already ({known.raw.__module__}): use name= for one of them"
+                f"the app {self.name!r} has a function {given!r} already ({known.raw.__module__}): "
+                "use name= for one of them"
             )
+        if known is not None:
+            self.celery.tasks.pop(known.full_name, None)  # Celery would keep the old one
         function = self.functions[given] = Function(self, raw, given, settings, serialized=serialized)
-        self._registered.discard(given)
+        self._registered.clear()
         return function
 
     def local_entrypoint(self, raw: Any = None, /, *, name: str | None = None) -> Any:
@@ -197,16 +181,16 @@ class App:
         return caller.store
 
     def _bind(self) -> None:
-        """Give the Celery app made here the Redis in use; one that was plugged into keeps its own broker and backend."""
+        """Give the Celery app made here the Redis in use; one that was plugged into keeps its own."""
         url = celery_url(require_url(self.redis_url))
         if self.plugged or url == self._bound:
             return
         rebound, self._bound = bool(self._bound), url
         self.celery.conf.update(broker_url=url, result_backend=url)
         if rebound:  # another run in the same process, as in tests: what Celery made for the old one must go
-            self.celery._after_fork()
-            self.celery._backend_cache = None
-            self.celery._local = threading.local()
+            self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
+            self.celery._backend_cache = None  # noqa: SLF001
+            self.celery._local = threading.local()  # noqa: SLF001
 
     def caller(self) -> Caller:
         """Return what carries this process's calls."""
@@ -229,9 +213,11 @@ class App:
     def ready_for_calls(self, function: Function[Any, Any]) -> Caller:
         """Return the caller, after making sure that a controller knows the function."""
         caller = self.caller()
-        if function.name not in self._registered and isinstance(caller, RedisCaller):
-            self._register_unknown(caller, function)
-            self._registered.add(function.name)
+        if isinstance(caller, RedisCaller):
+            known = self._registered.setdefault(caller.store, set())
+            if function.name not in known:
+                self._register_unknown(caller, function)
+                known.add(function.name)
         return caller
 
     def _register_unknown(self, caller: RedisCaller, function: Function[Any, Any]) -> None:
@@ -254,11 +240,11 @@ class App:
         for function in only if only is not None else list(self.functions.values()):
             name = function.full_name
             if function.serialized:
-                store.put_code(name, keyring.seal(CODE, name, cloudpickle.dumps(function.raw)))
+                store.put_code(name, keyring.seal(CODE, name, pickle(function.raw, f"the code of {name}")))
             source = Source("none") if function.serialized else self.source()
             registration = Registration(name, self.name, source, function.serialized, function.settings)
             sealed[name] = registration.seal(keyring)
-            self._registered.add(function.name)
+            self._registered.setdefault(store, set()).add(function.name)
         if sealed:
             store.put_functions(sealed)
 
@@ -266,7 +252,7 @@ class App:
 def forget_callers(redis_url: str | None) -> None:
     """Let go of this process's connections to a Redis that is about to end."""
     with _lock:
-        for key in [k for k in _callers if k[1] == redis_url]:
+        for key in [k for k in _callers if k[1].redis_url == redis_url]:
             caller = _callers.pop(key)
             if isinstance(caller, RedisCaller):
                 caller.close_all()
@@ -278,7 +264,7 @@ _eager: weakref.WeakKeyDictionary[Celery, bool] = weakref.WeakKeyDictionary()
 
 
 def use_twin(twin: Caller | None) -> Caller | None:
-    """Let all calls of this process go to ``twin`` (``scaleplug.testing``), or to Redis again; return the one before."""
+    """Let this process's calls go to ``twin`` (``scaleplug.testing``), or to Redis again; return the one before."""
     global _twin
     before, _twin = _twin, twin
     if twin is not None:
@@ -305,7 +291,9 @@ def find_function(app: str, name: str) -> Function[Any, Any]:
     """Return a Function of this process's apps; raises NotFoundError."""
     found = _apps.get(app)
     if found is None or name not in found.functions:
-        raise NotFoundError(f"this process has no function {name!r} in an app {app!r}: import the module that defines it")
+        raise NotFoundError(
+            f"this process has no function {name!r} in an app {app!r}: import the module that defines it"
+        )
     return found.functions[name]
 
 
@@ -314,13 +302,12 @@ def known_functions() -> list[Function[Any, Any]]:
     return [function for app in list(_apps.values()) for function in app.functions.values()]
 
 
-def _any_caller() -> Caller:
+def any_caller() -> Caller:
+    """Return the caller of a process that has a call's id, but perhaps not its App."""
     for app in list(_apps.values()):
         return app.caller()
     return App("scaleplug-calls").caller()
 
-
-call_module.find_caller = _any_caller
 
 
 def _own_celery(name: str) -> Celery:
@@ -377,7 +364,7 @@ def _find_source(app: App) -> Source:
 
 def _import_folder(module: str, file: str | None) -> str:
     if file is None:
-        return os.getcwd()
+        return str(Path.cwd())
     path = Path(file).resolve()
     depth = module.count(".") + (2 if path.name == "__init__.py" else 1)
     return str(path.parents[depth - 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Coroutine
@@ -45,17 +46,15 @@ class Outcomes:
     async def open(cls, caller: Caller, call: str) -> Outcomes:
         """Return the events of a call for the running loop."""
         outcomes = await asyncio.to_thread(cls, caller, call)
-        outcomes._loop, outcomes._arrived = asyncio.get_running_loop(), asyncio.Event()
+        outcomes._loop, outcomes._arrived = asyncio.get_running_loop(), asyncio.Event()  # noqa: SLF001  # its own
         return outcomes
 
     def _put(self, event: Event) -> None:
         self._events.put(event)
         loop, arrived = self._loop, self._arrived
         if loop is not None and arrived is not None:
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 loop.call_soon_threadsafe(arrived.set)
-            except RuntimeError:
-                pass  # the loop has ended: nobody waits any more
 
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event, ``None`` after ``timeout`` seconds."""
@@ -143,7 +142,9 @@ class FunctionCall(Generic[R]):
         if look.cancelled:
             raise InputCancelledError(f"{self.object_id} was cancelled")
         if not look.function:
-            raise OutputExpiredError(f"nothing is known of {self.object_id}: its result is no longer kept, or it never was")
+            raise OutputExpiredError(
+                f"nothing is known of {self.object_id}: its result is no longer kept, or it never was"
+            )
         return None
 
     def _not_yet(self, timeout: float | None) -> builtins.TimeoutError:
@@ -193,14 +194,7 @@ def _checked(calls: tuple[FunctionCall[Any], ...]) -> tuple[FunctionCall[Any], .
     return calls
 
 
-find_caller: Callable[[], Caller] | None = None
-"""Set by ``app.py``: the caller of a process that has a call's id but not its App."""
-
-
 def _from_id(call_id: str) -> FunctionCall[Any]:
     if not isinstance(call_id, str) or not call_id:
         raise InvalidError(f"function_call_id must be an id such as 'fc-...', not {call_id!r}")
-    if find_caller is None:
-        import_module("scaleplug.app")  # this process has unpickled a call and imported nothing else yet
-    assert find_caller is not None
-    return FunctionCall(call_id, find_caller)
+    return FunctionCall(call_id, lambda: import_module("scaleplug.app").any_caller())

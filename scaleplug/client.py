@@ -1,7 +1,8 @@
 """The calling process's side of Redis: send inputs, and bring back their ends over one connection.
 
-Every calling process has one inbox, a Redis stream. Containers append the outcomes of its inputs; one thread reads them in bulk
-and hands each to the call that waits. Reading moves nothing until it has arrived, so a lost connection loses no outcome.
+Every calling process has one inbox, a Redis stream. Containers append the outcomes of its inputs; one thread reads
+them in bulk and hands each to the call that waits. Reading moves nothing until it has arrived, so a lost connection
+loses no outcome.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
-
-from redis.exceptions import RedisError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.errors import (
@@ -74,7 +73,9 @@ class Inbox:
             self._calls[call] = put
             if self._reader is None:
                 self._say_alive(first=True)
-                self._reader = threading.Thread(target=_read_inbox, args=(weakref.ref(self),), daemon=True, name="scaleplug-inbox")
+                self._reader = threading.Thread(
+                    target=_read_inbox, args=(weakref.ref(self),), daemon=True, name="scaleplug-inbox"
+                )
                 self._reader.start()
 
     def close(self, call: str) -> None:
@@ -92,7 +93,7 @@ class Inbox:
             self._check_lost()
 
     def _check_lost(self) -> None:
-        # The key that says "I live" can run out while Redis lives on; a Redis that lost everything knows no function either.
+        # The key that says "I live" can run out while Redis lives on; a Redis that lost everything knows no function.
         if self.store.client.exists(self.store.keys.functions):
             return
         reason = "lost: Redis was restarted without its data, or emptied: it no longer knows this call"
@@ -130,10 +131,10 @@ def _read_inbox(ref: weakref.ref[Inbox]) -> None:
             link = link or inbox.store.client.client()  # one connection of its own: it blocks
             last = inbox.read(last, link)
             pause = 0.05
-        except (RedisError, OSError) as exc:
+        except Exception as exc:  # noqa: BLE001  # without this thread every call would wait for ever
             if inbox.closed:
                 return
-            logger.warning("results can't be read from Redis, trying again: %s", type(exc).__name__)
+            logger.warning("results can't be read from Redis, trying again: %s: %s", type(exc).__name__, exc)
             link = None
             time.sleep(pause)
             pause = min(pause * 2, 2.0)
@@ -146,14 +147,15 @@ class RedisCaller:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.keyring = Keyring(config.secret)
-        self.store = Store(connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace))
+        self.store = Store(
+            connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace)
+        )
         self.inbox = Inbox(self.store, config)
         self._factories: dict[str, MessageFactory] = {}
 
     def close_all(self) -> None:
-        """Let go of everything: the Redis is about to end."""
+        """Stop listening: the Redis is about to end, which ends the connections too."""
         self.inbox.closed = True
-        self.store.client.connection_pool.disconnect()
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """See :class:`scaleplug.abc.Caller`."""

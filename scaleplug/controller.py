@@ -1,7 +1,8 @@
 """The controller: observe, decide, act, whenever the doorbell rings and at least once a second.
 
-What it knows can be read again from Redis and the backend, so a controller that restarts adopts what it finds, and stops nothing
-for one scale-down window. Only the holder of the lease acts; every script that changes something checks the lease's token.
+What it knows can be read again from Redis and the backend, so a controller that restarts adopts what it finds, and
+stops nothing for one scale-down window. Only the holder of the lease acts; every script that changes something checks
+the lease's token.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import secrets
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError
@@ -22,10 +22,12 @@ from scaleplug import policy
 from scaleplug.abc import ContainerBackend, ContainerExit, StartRequest
 from scaleplug.errors import SerializationError
 from scaleplug.lease import Lease
+from scaleplug.logs import LogShipper
 from scaleplug.registry import Registration
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config
 from scaleplug.store import FunctionState, Store
+from scaleplug.view import Known, View
 
 logger = logging.getLogger("scaleplug")
 
@@ -33,6 +35,8 @@ TICK = 1.0
 """Seconds between rounds when nothing rings: the backstop, and what serves producers that don't ring."""
 PAUSE = 0.005
 """Least seconds between two rounds, so that a stream of rings can't keep the controller busy."""
+ROOM_SECONDS = 0.25
+"""How soon a host that was full is asked again."""
 TIMEOUT_GRACE = 0.5
 FAILURES_BEFORE_FAILING = 3
 BACK_OFF = (0.5, 60.0)
@@ -51,39 +55,6 @@ class Backend(ContainerBackend, Protocol):
         """Get ready for the first container of these functions."""
 
 
-@dataclass(slots=True)
-class Known:
-    """A container as the controller sees it."""
-
-    slot: int
-    requested_at: float
-    ready: bool = False
-    draining: bool = False
-    blameless: bool = False
-
-
-@dataclass(slots=True)
-class View:
-    """What the controller remembers of one function between two rounds."""
-
-    registration: Registration
-    containers: dict[str, Known] = field(default_factory=dict)
-    service_time: float | None = None
-    start_time: float | None = None
-    timed: int | None = None
-    microseconds: int = 0
-    next_check: float | None = None
-    failures: int = 0
-    back_off_until: float = 0.0
-    desired: int | None = None
-    learned: bool = False
-
-    @property
-    def hot(self) -> bool:
-        """Whether it must be looked at every tick."""
-        return bool(self.containers) or self.registration.settings.min_containers > 0
-
-
 class Controller:
     """One controller of one namespace."""
 
@@ -99,15 +70,13 @@ class Controller:
         self._leading = self._standing_by = False
         self._next_due: float | None = None
         self._last_tick = self._last_save = self._made_room = 0.0
-        self._lines: deque[tuple[str, str, str]] = deque(maxlen=100_000)
-        self._lines_waiting = threading.Event()
-        self._lines_lock = threading.Lock()
+        self.log = LogShipper(store)
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:
         """Control until ``stop`` is set."""
-        threading.Thread(target=self._ship_lines, daemon=True, name="scaleplug-logs").start()
+        self.log.start()
         pause = 0.1
         while not stop.is_set():
             try:
@@ -151,7 +120,7 @@ class Controller:
         self.backend.adopt()
         self._read_registry()
         now = time.time()
-        found = self.backend.list() or []
+        found = self.backend.containers() or []
         for container in found:
             view = self.views.get(container.function)
             if view is None:
@@ -207,21 +176,19 @@ class Controller:
             except SerializationError as exc:
                 logger.error("the registration of %s is ignored: %s", function, exc)
         for function in self.views.keys() - registrations.keys():
-            for container, known in self.views[function].containers.items():
-                if not known.draining:
-                    known.draining = True
-                    self.backend.stop(container, grace=self.config.stop_grace)
-            if not self.views[function].containers:
+            view = self.views[function]
+            for container in [c for c, known in view.containers.items() if not known.draining]:
+                self._stop(view, container)
+            if not view.containers:
                 del self.views[function]
         for function, registration in registrations.items():
-            view = self.views.get(function)
-            if view is None:
+            if function not in self.views:
                 learned = self.store.learned(function)
                 self.views[function] = View(
                     registration, service_time=learned.get("service_time"), start_time=learned.get("start_time")
                 )
             else:
-                view.registration = registration
+                self.views[function].registration = registration
         self.backend.warm(registrations.values())
 
     # -- decide ----------------------------------------------------------------------------------------------------
@@ -231,38 +198,25 @@ class Controller:
         wants: dict[str, policy.Want] = {}
         for function in functions:
             view, state = self.views[function], states[function]
-            self._learn(view, state)
+            view.learn(state)
             self._enforce_timeouts(view, state, now)
-            load = _load(view, state, now)
+            load = view.load(state, now)
             decision = policy.decide(
-                view.registration.settings, load, _containers(view, state), now, hold_until=self.hold_until
+                view.registration.settings, load, view.snapshot(state), now, hold_until=self.hold_until
             )
             view.next_check = decision.next_check
             self._let_go(view, decision)
             start = decision.start
             if now < view.back_off_until:
-                view.next_check, start = min(view.next_check or view.back_off_until, view.back_off_until), 0
+                start = 0
+                view.check_by(view.back_off_until)
             if start:
                 wants[function] = policy.Want(have=len(view.containers), start=start)
             self._keep(function, view, decision, load, now)
             if state.first_deadline is not None:
-                expires = state.first_deadline + TIMEOUT_GRACE
-                view.next_check = min(view.next_check or expires, expires)
+                view.check_by(state.first_deadline + TIMEOUT_GRACE)
         if wants:
             self._start(wants, now, states)
-
-    def _learn(self, view: View, state: FunctionState) -> None:
-        for container, at in state.ready:
-            known = view.containers.get(container)
-            if known is not None and not known.ready:
-                known.ready = True
-                view.failures, view.learned = 0, True
-                view.start_time = policy.learn(view.start_time, max(0.0, at - known.requested_at))
-        if view.timed is not None and state.timed > view.timed:
-            count = state.timed - view.timed
-            view.service_time = policy.learn(view.service_time, (state.microseconds - view.microseconds) / count / 1e6)
-            view.learned = True
-        view.timed, view.microseconds = state.timed, state.microseconds
 
     def _enforce_timeouts(self, view: View, state: FunctionState, now: float) -> None:
         """End containers with an input past its timeout, from outside: code stuck in C can't stop that."""
@@ -298,11 +252,8 @@ class Controller:
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
             logger.info("%s: %s", function, decision.reason)
-        self.store.decided(function, {
-            "at": now, "desired": decision.desired, "start": decision.start, "stop": list(decision.stop),
-            "give_up": list(decision.give_up), "reason": decision.reason, "pending": load.pending, "running": load.running,
-            "service_time": load.service_time, "start_time": load.start_time, "back_off_until": view.back_off_until,
-        })  # fmt: skip
+        kept = {"at": now, **asdict(decision), **asdict(load), "back_off_until": view.back_off_until}
+        self.store.decided(function, kept)
 
     # -- act -------------------------------------------------------------------------------------------------------
 
@@ -323,15 +274,15 @@ class Controller:
         if hungry and now - self._made_room >= TICK:  # what was asked to leave needs time to
             self._made_room = now
             self._make_room(hungry, states)
-        for function in wants:
-            if granted[function] < wants[function].start:
-                view = self.views[function]
-                view.next_check = min(view.next_check or now + 0.25, now + 0.25)
+        for function, want in wants.items():
+            if granted[function] < want.start:
+                self.views[function].check_by(now + ROOM_SECONDS)
 
     def _requests(self, function: str, count: int) -> list[StartRequest]:
         view = self.views[function]
         taken = {known.slot for known in view.containers.values()}
-        requests, slot = [], 0
+        requests: list[StartRequest] = []
+        slot = 0
         while len(requests) < count:
             slot += 1
             if slot not in taken:
@@ -344,7 +295,7 @@ class Controller:
         others = [f for f, v in self.views.items() if v.containers and f not in states]
         if others:
             states = {**states, **self.store.load(others)[1]}
-        containers = {f: _containers(v, states[f]) for f, v in self.views.items() if v.containers and f in states}
+        containers = {f: v.snapshot(states[f]) for f, v in self.views.items() if v.containers and f in states}
         room = policy.yield_for(hungry, containers)
         for function, view in self.views.items():
             for container in room.stop:
@@ -368,8 +319,14 @@ class Controller:
                 view.next_check = 0.0
             if returned > 0 and not exit_.asked:
                 what = "its input goes" if returned == 1 else f"its {returned} inputs go"
-                logger.warning("a container of %s was lost (%s): %s back to the queue", exit_.function, exit_.reason, what)
-            if view is not None and known is not None and not (known.ready or known.draining or exit_.asked or returned):
+                logger.warning(
+                    "a container of %s was lost (%s): %s back to the queue", exit_.function, exit_.reason, what
+                )
+            if (
+                view is not None
+                and known is not None
+                and not (known.ready or known.draining or exit_.asked or returned)
+            ):
                 self._start_failed(view, exit_.reason, exit_.last_lines)
 
     def _start_failed(self, view: View, reason: str, lines: Any) -> None:
@@ -395,28 +352,7 @@ class Controller:
                 values = {"service_time": view.service_time, "start_time": view.start_time}
                 self.store.learn(function, **{k: v for k, v in values.items() if v is not None})
 
-    # -- output and the end ----------------------------------------------------------------------------------------
-
-    def add_lines(self, lines: list[tuple[str, str, str]]) -> None:
-        """Take what containers have printed; safe from any thread."""
-        self._lines.extend(lines)
-        self._lines_waiting.set()
-
-    def _ship_lines(self) -> None:
-        while True:
-            self._lines_waiting.wait()
-            self._lines_waiting.clear()
-            self.flush_lines()
-
-    def flush_lines(self) -> None:
-        """Write what is waiting into Redis."""
-        with self._lines_lock:  # so that it returns only when the thread that ships them has finished too
-            while self._lines:
-                batch = [self._lines.popleft() for _ in range(min(500, len(self._lines)))]
-                try:
-                    self.store.log(batch)
-                except (RedisError, OSError):
-                    return  # output may be lost; inputs may not
+    # -- the end ----------------------------------------------------------------------------------------------------
 
     def finish(self, wait: Callable[[], bool]) -> None:
         """Give back what is left while containers end; ``wait`` returns False when all have."""
@@ -431,33 +367,7 @@ class Controller:
             if self.lease.hold():
                 self._bury(self.backend.exits())
                 self._save_learned()
-            self.flush_lines()
+            self.log.flush()
             self.lease.release()
         except (RedisError, OSError):
             logger.warning("Redis can't be reached at the end: a later controller gives back what is left")
-
-
-def _load(view: View, state: FunctionState, now: float) -> policy.Load:
-    oldest = None
-    if state.first_deadline is not None:
-        oldest = max(0.0, now - (state.first_deadline - view.registration.settings.timeout))
-    return policy.Load(
-        pending=state.pending,
-        running=state.running,
-        oldest_running=oldest,
-        service_time=view.service_time,
-        start_time=view.start_time,
-    )
-
-
-def _containers(view: View, state: FunctionState) -> policy.Containers:
-    idle = {c: since for c, since in state.idle if c in view.containers}
-    live = {c: k for c, k in view.containers.items() if not k.draining}
-    return policy.Containers(
-        starting=tuple(policy.Starting(container=c, requested_at=k.requested_at) for c, k in live.items() if not k.ready),
-        idle=tuple(policy.Idle(container=c, idle_since=since) for c, since in idle.items() if c in live and live[c].ready),
-        busy=sum(1 for c, k in live.items() if k.ready and c not in idle),
-        draining=len(view.containers) - len(live),
-    )
-
-

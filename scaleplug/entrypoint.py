@@ -16,7 +16,7 @@ import click
 from scaleplug.errors import InvalidError
 
 
-class _DateTime(click.ParamType):
+class _DateTime(click.ParamType):  # type: ignore[type-arg]
     name = "datetime"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
@@ -29,7 +29,7 @@ class _DateTime(click.ParamType):
 _TYPES: dict[Any, Any] = {str: click.STRING, int: click.INT, float: click.FLOAT, datetime.datetime: _DateTime()}
 
 
-class _Literal(click.ParamType):
+class _Literal(click.ParamType):  # type: ignore[type-arg]
     name = "value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
@@ -62,7 +62,7 @@ def literal_options(raw: Callable[..., Any], name: str) -> list[click.Option]:
     return _options(raw, f"the function {name!r}", other=_Literal())
 
 
-def _options(raw: Callable[..., Any], what: str, other: click.ParamType | None = None) -> list[click.Option]:
+def _options(raw: Callable[..., Any], what: str, other: click.ParamType[Any] | None = None) -> list[click.Option]:
     try:
         hints = typing.get_type_hints(raw)
     except NameError:  # of a module that is imported for type checkers only
@@ -77,7 +77,7 @@ def _options(raw: Callable[..., Any], what: str, other: click.ParamType | None =
     return options
 
 
-def _option(what: str, parameter: inspect.Parameter, hint: Any, other: click.ParamType | None) -> click.Option:
+def _option(what: str, parameter: inspect.Parameter, hint: Any, other: click.ParamType[Any] | None) -> click.Option:
     hint = _not_none(hint)
     required = parameter.default is parameter.empty
     default = {} if required else {"default": parameter.default}  # to click, a default of None is one too

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
@@ -82,8 +84,9 @@ class FunctionTask(Task):  # type: ignore[misc]  # Celery has no types
 class Function(Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
-    ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it for many
-    inputs; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
+    ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
+    for many inputs; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of
+    its Celery ``task``.
     """
 
     def __init__(
@@ -96,7 +99,9 @@ class Function(Generic[P, R]):
         self.__module__, self.__qualname__ = raw.__module__, getattr(raw, "__qualname__", name)
         self.__wrapped__ = raw
         self._local = threading.local()
-        self.task: Any = app.celery.task(name=self.full_name, base=FunctionTask, shared=False, **self._task_options())(raw)
+        self.task: Any = app.celery.task(name=self.full_name, base=FunctionTask, shared=False, **self._task_options())(
+            raw
+        )
         self.task.function = self
         self.task.run = self._run_here  # until a container puts its own in this place
         self.remote: Method[P, R] = Method(self._remote, self._remote_aio)
@@ -115,7 +120,7 @@ class Function(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Function {self.full_name}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *_: Any, **__: Any) -> Any:
         """Refuse: it would be unclear where the call should run."""
         raise TypeError(
             f"{self.full_name} can't be called like a plain function: use .remote(...) to run it in a container, "
@@ -123,8 +128,7 @@ class Function(Generic[P, R]):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from scaleplug.app import find_function  # the registry of this process's apps stands above
-
+        find_function = import_module("scaleplug.app").find_function  # this process's apps stand above this module
         return find_function, (self.app.name, self.name)
 
     # -- Celery's own calls ----------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ class Function(Generic[P, R]):
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)
+        return _value(caller, call, event)  # type: ignore[no-any-return]
 
     async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         caller, call = await asyncio.to_thread(self._caller), _new_call()
@@ -195,7 +199,7 @@ class Function(Generic[P, R]):
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)
+        return _value(caller, call, event)  # type: ignore[no-any-return]
 
     def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """Send one input and return at once; the result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
@@ -211,7 +215,7 @@ class Function(Generic[P, R]):
     def _map(
         self,
         *input_iterators: Iterable[Any],
-        kwargs: Mapping[str, Any] = {},  # noqa: B006  # never changed
+        kwargs: Mapping[str, Any] = {},  # never changed
         order_outputs: bool = True,
         return_exceptions: bool = False,
         wrap_returned_exceptions: bool | None = None,
@@ -219,21 +223,23 @@ class Function(Generic[P, R]):
         """Run for every input, one iterator per argument (the shortest wins); results come in input order.
 
         ``kwargs`` are the same for all inputs. ``order_outputs=False`` gives results as they come. With
-        ``return_exceptions=True`` exceptions are results (``wrap_returned_exceptions=True``: in a UserCodeException); otherwise
-        the first one is raised at its input's place and what is left is cancelled.
+        ``return_exceptions=True`` exceptions are results (``wrap_returned_exceptions=True``: in a UserCodeException);
+        otherwise the first one is raised at its input's place and what is left is cancelled.
         """
         if not input_iterators:
             raise InvalidError(f"{self.full_name}.map() needs at least one iterator of inputs")
         for position, iterator in enumerate(input_iterators):
             _check_iterable(f"input {position + 1} of {self.full_name}.map()", iterator)
         inputs = ((args, kwargs) for args in zip(*input_iterators, strict=False))
-        return self._start_map(inputs, length(input_iterators), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions)
+        return self._start_map(
+            inputs, length(input_iterators), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
+        )
 
     def _starmap(
         self,
         input_iterator: Iterable[Iterable[Any]],
         *,
-        kwargs: Mapping[str, Any] = {},  # noqa: B006
+        kwargs: Mapping[str, Any] = {},
         order_outputs: bool = True,
         return_exceptions: bool = False,
         wrap_returned_exceptions: bool | None = None,
@@ -241,7 +247,9 @@ class Function(Generic[P, R]):
         """Run for every item of one iterator, spread over the arguments; otherwise like ``map``."""
         _check_iterable(f"the input of {self.full_name}.starmap()", input_iterator)
         inputs = ((_spread(self.full_name, item), kwargs) for item in input_iterator)
-        return self._start_map(inputs, length((input_iterator,)), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions)
+        return self._start_map(
+            inputs, length((input_iterator,)), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
+        )
 
     def _start_map(
         self, inputs: Iterator[Any], total: int | None, kwargs: Any, order: bool, exceptions: bool, wrap: bool | None
@@ -259,7 +267,7 @@ class Function(Generic[P, R]):
     def _for_each(
         self,
         *input_iterators: Iterable[Any],
-        kwargs: Mapping[str, Any] = {},  # noqa: B006
+        kwargs: Mapping[str, Any] = {},
         ignore_exceptions: bool = False,
     ) -> None:
         """Run for every input and wait for all, without results."""
@@ -269,10 +277,12 @@ class Function(Generic[P, R]):
     async def _for_each_aio(
         self,
         *input_iterators: Iterable[Any],
-        kwargs: Mapping[str, Any] = {},  # noqa: B006
+        kwargs: Mapping[str, Any] = {},
         ignore_exceptions: bool = False,
     ) -> None:
-        async for _ in self._map(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+        async for _ in self._map(
+            *input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
+        ):
             pass
 
     def _caller(self) -> Caller:
@@ -300,7 +310,7 @@ run_here: Callable[[Function[Any, Any], tuple[Any, ...], Mapping[str, Any]], Any
 
 
 class _MapMethod:
-    """``f.map(...)``: its result works with ``for`` and ``async for``; ``.aio`` is the same call, for those who look for it."""
+    """``f.map(...)``: the result works with ``for`` and ``async for``; ``.aio`` is there for those who look for it."""
 
     def __init__(self, make: Callable[..., Map[Any]]) -> None:
         self._make = make
@@ -327,15 +337,15 @@ def _value(caller: Caller, call: str, event: Any) -> Any:
 
 
 def _try_cancel(caller: Caller, function: str, call: str) -> None:
-    try:
+    with contextlib.suppress(Exception):  # the exception under way says more
         caller.cancel(function, call, tell=False)
-    except Exception:
-        pass  # the exception under way says more
 
 
 def _check_iterable(what: str, value: Any) -> None:
     if not isinstance(value, Iterable):
-        raise InvalidError(f"{what} must be iterable, not {type(value).__name__} ({value!r}): pass a list, range or generator")
+        raise InvalidError(
+            f"{what} must be iterable, not {type(value).__name__} ({value!r}): pass a list, range or generator"
+        )
 
 
 def _spread(name: str, item: Any) -> tuple[Any, ...]:
@@ -347,4 +357,6 @@ def _spread(name: str, item: Any) -> tuple[Any, ...]:
 def check_signature(name: str, raw: Callable[..., Any]) -> None:
     """Refuse what can't be a Function."""
     if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
-        raise InvalidError(f"{name} is a generator function, which can't be called for one result: return a list instead")
+        raise InvalidError(
+            f"{name} is a generator function, which can't be called for one result: return a list instead"
+        )

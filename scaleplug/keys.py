@@ -1,8 +1,9 @@
+# ruff: noqa: E501  # the table reads worse when it is wrapped
 """Every Redis key: its type, who writes it, who reads it and when it goes.
 
-All start with ``scaleplug:NAMESPACE:``. ``FN`` is a function's full name (``app.function``), ``ID`` an input's id (its Celery
-task id), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling process.
-The Lua scripts build the same names from the prefix; this table holds for both.
+All start with ``scaleplug:NAMESPACE:``. ``FN`` is a function's full name (``app.function``), ``ID`` an input's id
+(its Celery task id), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling
+process. The Lua scripts build the same names from the prefix; this table holds for both.
 
 | key | type | what it holds | written by | read by | goes when |
 |---|---|---|---|---|---|

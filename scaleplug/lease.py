@@ -19,7 +19,9 @@ class Lease:
 
     def __init__(self, store: Store, who: str) -> None:
         self._store, self._who = store, who
-        self._lock: Any = Lock(store.client, store.keys.lease, timeout=LEASE_SECONDS, blocking=False, thread_local=False)
+        self._lock: Any = Lock(
+            store.client, store.keys.lease, timeout=LEASE_SECONDS, blocking=False, thread_local=False
+        )
         self._renewed = 0.0
         self.token = ""
 

@@ -105,7 +105,8 @@ class Map(Generic[R]):
     def __del__(self) -> None:
         if not getattr(self, "_started", True):
             warnings.warn(
-                f"{self.function.full_name}.map() was never iterated, so nothing was called: use a for-loop, list(...) or for_each",
+                f"{self.function.full_name}.map() was never iterated, so nothing was called: "
+                "use a for-loop, list(...) or for_each",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -125,8 +126,7 @@ class Map(Generic[R]):
             while True:
                 self._read_inputs()
                 self._flush()
-                for result in self._take_ready():
-                    yield result
+                yield from self._take_ready()
                 if self._complete():
                     complete = True
                     return
@@ -223,7 +223,8 @@ class Map(Generic[R]):
                 if not self._warned:
                     self._warned = True
                     logger.warning(
-                        "the map of %s waits: the function has as many inputs as its limits allow", self.function.full_name
+                        "the map of %s waits: the function has as many inputs as its limits allow",
+                        self.function.full_name,
                     )
             else:
                 self._pause, self.progress.waiting = 0.05, False
@@ -276,5 +277,5 @@ class Map(Generic[R]):
         if not complete and self.progress.sent and self._caller is not None:
             try:
                 self._caller.cancel(self.function.full_name, self.call, tell=False)
-            except Exception as exc:  # the reason for leaving matters more than this
+            except Exception as exc:  # noqa: BLE001  # the reason for leaving matters more than this
                 logger.warning("what is left of a map of %s could not be cancelled: %s", self.function.full_name, exc)

@@ -1,7 +1,8 @@
 """Build the messages of many inputs at once, byte for byte what Celery's ``apply_async`` would have sent.
 
-One message is published through Celery for real, into a recording channel; the others are made from it by exchanging what
-differs. Where somebody listens to ``before_task_publish`` each message goes the long way, since a listener may change it.
+One message is published through Celery for real, into a recording channel; the others are made from it by exchanging
+what differs. Where somebody listens to ``before_task_publish`` each message goes the long way, since a listener may
+change it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "ch
 
 
 class _RecordingChannel(Channel):
-    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:  # noqa: ARG002
         self.connection.recorded.append(message)
 
 
@@ -84,7 +85,14 @@ class MessageFactory:
             if len(self._parts) > 64:
                 self._parts.clear()
             parts = self._parts[many, keep > 0, root, parent_id] = self._template(many, _KEEP if keep else 0)
-        values = {"id": input_id, "body": body, "tag": str(uuid4()), "call": call, "index": str(index), "keep": str(keep)}
+        values = {
+            "id": input_id,
+            "body": body,
+            "tag": str(uuid4()),
+            "call": call,
+            "index": str(index),
+            "keep": str(keep),
+        }
         return "".join(values.get(part[1:], part) if part[:1] == "\0" else part for part in parts)
 
     def _options(self, call: str, index: int, many: bool, keep: int) -> dict[str, Any]:

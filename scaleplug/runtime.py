@@ -1,7 +1,8 @@
 """What runs beside a caller: the controller's process, and for ``scaleplug run`` a private Redis too.
 
-``python -m scaleplug.runtime`` is the controller of a run; it reads its options from standard input. Everything a run starts holds
-the reading end of one pipe, the lifeline, whose writing end is the run's alone: when the run is gone, however it went, they end.
+``python -m scaleplug.runtime`` is the controller of a run; it reads its options from standard input. Everything a run
+starts holds the reading end of one pipe, the lifeline, whose writing end is the run's alone: when the run is gone,
+however it went, they end.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ RUN_GRACE = 2.0
 """Seconds that inputs still running get when the run they belong to ends."""
 
 
-def control(config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None) -> None:
+def control(
+    config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None
+) -> None:
     """Be a controller with the process backend until SIGTERM or SIGINT; a second signal hurries."""
     client = connect(require_url(config.redis_url), name=f"scaleplug-controller-{os.getpid()}")
     for warning in check_server(client, config=config, embedded=lifeline is not None):
@@ -54,7 +57,7 @@ def control(config: Config, folder: Path, *, lifeline: int | None, grace: float,
         folder,
         find=lambda function: controller.views[function].registration,
         on_exit=lambda function: _ring(store, function),
-        on_lines=lambda lines: controller.add_lines(lines),
+        on_lines=lambda lines: controller.log.add(lines),  # noqa: PLW0108  # the controller is made below
         lifeline=lifeline,
     )
     controller = Controller(store, backend, keyring, config, fail_fast=lifeline is not None)
@@ -245,7 +248,7 @@ def main() -> None:
     try:
         control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=RUN_GRACE)
     except ConfigurationError as exc:
-        print(f"scaleplug: {exc}", file=sys.stderr)
+        print(f"scaleplug: {exc}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 

@@ -1,7 +1,7 @@
 """Sign, verify and pickle what travels through Redis.
 
-A sealed value is ``b"sp1" | purpose | python major, minor | context length | context | payload | HMAC-SHA256``. The key is
-derived from the secret for each purpose, and the context says what the value is for (``task|id`` for an input,
+A sealed value is ``b"sp1" | purpose | python major, minor | context length | context | payload | HMAC-SHA256``. The
+key is derived from the secret for each purpose, and the context says what the value is for (``task|id`` for an input,
 ``call|index`` for an outcome), so that a genuine value can't be passed off as another. Nothing is unpickled before
 its signature, its context and its Python version have been checked.
 """
@@ -53,7 +53,10 @@ class Keyring:
                 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
         self._keys = [
-            {p: hmac.digest(part.encode(), b"scaleplug/1/" + p, "sha256") for p in (INPUT, OUTPUT, REGISTRY, CODE, VALUE)}
+            {
+                p: hmac.digest(part.encode(), b"scaleplug/1/" + p, "sha256")
+                for p in (INPUT, OUTPUT, REGISTRY, CODE, VALUE)
+            }
             for part in secrets
         ]
 
@@ -77,8 +80,8 @@ class Keyring:
             raise SerializationError("it is not a signed scaleplug payload")
         _, marked, major, minor, length = _HEAD.unpack_from(sealed)
         body, mac = memoryview(sealed)[:-_MAC], sealed[-_MAC:]
-        digests = (hmac.digest(keys[purpose], body, "sha256") for keys in self._keys)
-        if marked != purpose or not any([hmac.compare_digest(digest, mac) for digest in digests]):
+        same = [hmac.compare_digest(hmac.digest(keys[purpose], body, "sha256"), mac) for keys in self._keys]
+        if marked != purpose or not any(same):
             raise SerializationError("its signature does not verify: is SCALEPLUG_SECRET the same everywhere?")
         if (major, minor) != _PYTHON:
             raise SerializationError(
@@ -98,7 +101,8 @@ def pickle(value: Any, what: str) -> bytes:
         return bytes(cloudpickle.dumps(value))
     except Exception as exc:
         raise SerializationError(
-            f"{what} can't be pickled: {type(exc).__name__}: {exc}. Pass plain data, or make the object inside the function"
+            f"{what} can't be pickled: {type(exc).__name__}: {exc}. "
+            "Pass plain data, or make the object inside the function"
         ) from exc
 
 
@@ -110,7 +114,7 @@ _sealing: ContextVar[str | None] = ContextVar("scaleplug_sealing", default=None)
 
 def use_keyring(keyring: Keyring) -> None:
     """Let this process's kombu serializer sign and verify with ``keyring``."""
-    global _keyring
+    global _keyring  # noqa: PLW0603  # kombu's registry of serializers is one per process too
     _keyring = keyring
 
 
@@ -131,7 +135,9 @@ def sealing(task: str, input_id: str) -> Iterator[None]:
 
 def _need_keyring() -> Keyring:
     if _keyring is None:
-        raise ConfigurationError("this process has no SCALEPLUG_SECRET: it can neither sign nor verify scaleplug payloads")
+        raise ConfigurationError(
+            "this process has no SCALEPLUG_SECRET: it can neither sign nor verify scaleplug payloads"
+        )
     return _keyring
 
 
@@ -174,11 +180,11 @@ class Failure:
             pickling_support.install(exc)
             pickled = bytes(cloudpickle.dumps(exc))
             cloudpickle.loads(pickled)  # some classes pickle and then can't be built again
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever a class's own pickling does
             pickled = None
         try:
             message = str(exc)
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever a class's own __str__ does
             message = "(its text can't be shown)"
         return cls(pickled, name, message, text)
 
@@ -217,7 +223,7 @@ def open_outcome(keyring: Keyring, context: str, sealed: bytes) -> tuple[bool, A
         return False, ExecutionError(f"the result could not be read: {exc}")
     try:
         value = cloudpickle.loads(payload[1:])
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # whatever a class's own unpickling does
         error = ExecutionError(f"the result could not be unpickled here: {type(exc).__name__}: {exc}")
         error.__cause__ = exc
         return False, error

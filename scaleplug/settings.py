@@ -35,8 +35,8 @@ def check_count(name: str, value: object, low: int) -> int:
 
 def check_seconds(name: str, value: object, low: float, high: float) -> float:
     """Return ``value`` as seconds if it lies between ``low`` and ``high`` (inclusive)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidError(f"{name} must be a number of seconds, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidError(f"{name} must be a number of seconds between {low:g} and {high:g}, not {value!r}")
     if not low <= value <= high:
         raise InvalidError(f"{name} must be between {low:g} and {high:g} seconds, not {value!r}")
     return float(value)
@@ -93,14 +93,13 @@ class FunctionSettings:
         return cls(**{k: v for k, v in values.items() if k in known})
 
 
-def rename_old(name: str, old: str, new: str, new_value: Any, options: dict[str, Any]) -> Any:
-    """Return the value of ``new``, taking it from the older spelling ``old`` with a DeprecationWarning."""
-    if old not in options:
-        return new_value
-    value = options.pop(old)
+def renamed(old: str, value: Any, new: str, new_value: Any) -> Any:
+    """Return the ``value`` that was given under an older name, with a DeprecationWarning for the user's line."""
     if new_value is not None:
-        raise InvalidError(f"{name} got both {new} and its older name {old}: keep {new}")
-    warnings.warn(f"{old} is the older name of {new}: write {new}={value!r}", DeprecationWarning, stacklevel=4)
+        raise InvalidError(
+            f"{old}={value!r} is the older name of {new}, and {new}={new_value!r} was given too: keep {new}"
+        )
+    warnings.warn(f"{old} is the older name of {new}: write {new}={value!r}", DeprecationWarning, stacklevel=3)
     return value
 
 
@@ -155,9 +154,7 @@ class Config:
     max_spawned: int = _knob(
         "SCALEPLUG_MAX_SPAWNED", _whole, 1_000_000, "Inputs of one function that may be pending when one is spawned."
     )
-    map_window: int = _knob(
-        "SCALEPLUG_MAP_WINDOW", _whole, 1_000, "Inputs of one map that may be outstanding at once."
-    )
+    map_window: int = _knob("SCALEPLUG_MAP_WINDOW", _whole, 1_000, "Inputs of one map that may be outstanding at once.")
     max_attempts: int = _knob(
         "SCALEPLUG_MAX_ATTEMPTS", _whole, 3, "How often an input may take its container down before it fails."
     )
@@ -182,7 +179,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check_name("SCALEPLUG_NAMESPACE", self.namespace)
-        for name, low in (("max_pending", 1), ("max_total", 1), ("max_spawned", 1), ("map_window", 1), ("max_attempts", 1)):
+        for name, low in (
+            ("max_pending", 1),
+            ("max_total", 1),
+            ("max_spawned", 1),
+            ("map_window", 1),
+            ("max_attempts", 1),
+        ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:
             check_count("SCALEPLUG_MAX_CONTAINERS", self.max_containers, 1)
@@ -228,7 +231,7 @@ _process: Config | None = None
 
 def use_config(config: Config | None) -> None:
     """Let this process use ``config`` instead of its environment (``scaleplug run`` and the containers do)."""
-    global _process
+    global _process  # noqa: PLW0603  # one configuration per process is the point
     _process = config
 
 

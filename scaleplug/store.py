@@ -169,7 +169,7 @@ class Store:
             return Claimed(_str(result[0]))
         return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]))
 
-    def finish(
+    def finish(  # noqa: PLR0913  # what the script takes
         self,
         container: str,
         epoch: int,
@@ -187,10 +187,19 @@ class Store:
         """
         return bool(
             self._run(
-                "finish", container, epoch, function, input_id, "" if seconds is None else int(seconds * 1e6), int(failed),
-                reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
+                "finish",
+                container,
+                epoch,
+                function,
+                input_id,
+                "" if seconds is None else int(seconds * 1e6),
+                int(failed),
+                reply.get("call", ""),
+                int(reply.get("index", 0)),
+                reply.get("caller", ""),
+                int(reply.get("keep", 0)),
                 outcome or b"",
-            )  # fmt: skip
+            )
         )
 
     def owns(self, container: str, epoch: int, input_id: str) -> bool:
@@ -246,7 +255,7 @@ class Store:
         return float(result[0]), states
 
     def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float]]) -> bool:
-        """Write down (container, function, slot, backend, host, time) before each is started; False without the lease."""
+        """Write down (container, function, slot, backend, host, time) before each start; False without the lease."""
         return bool(self._run("started", token, *(value for row in containers for value in row)))
 
     def release(self, token: str, container: str, function: str) -> bool:
@@ -323,7 +332,7 @@ class Store:
     def read_logs(
         self, after: str = "0-0", *, count: int = 1_000, block: float | None = None
     ) -> list[tuple[str, dict[str, str]]]:
-        """Return log entries after an id (``f`` function, ``c`` container, ``l`` line), waiting up to ``block`` seconds."""
+        """Return (id, values) after an id: ``f`` function, ``c`` container, ``l`` line; wait ``block`` seconds."""
         wait = None if block is None else max(1, int(block * 1000))
         found = self.client.xread({self.keys.logs: after}, count=count, block=wait)
         if not found:

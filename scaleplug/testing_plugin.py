@@ -1,4 +1,4 @@
-"""Fixtures for pytest; installed with scaleplug, imported by pytest at its start, so everything else is imported late."""
+"""Fixtures for pytest. It imports this at its start, wherever scaleplug is installed: the rest is imported late."""
 
 from __future__ import annotations
 

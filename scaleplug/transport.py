@@ -1,14 +1,13 @@
 """The kombu transport of functions' queues.
 
 A caller publishes through it (one script checks the limits, queues the input and rings the controller); a container
-consumes through it. It is synchronous, so that a Celery worker drives it with its plain blocking loop. Consuming is done
-by an :class:`Intake` (``worker/intake.py``): this file only fits it into kombu's shapes.
+consumes through it. It is synchronous, so that a Celery worker drives it with its plain blocking loop. Consuming is
+done by an :class:`Intake` (``worker/intake.py``): this file only fits it into kombu's shapes.
 """
 
 from __future__ import annotations
 
 import json
-import socket
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -80,7 +79,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if not admission.accepted:
             raise exhausted(function, admission, transport.most_pending, 0)
 
-    def _size(self, queue: str) -> int:
+    def _size(self, queue: str) -> int:  # noqa: ARG002
         return 0  # what kombu asks when it declares a queue; nobody looks at the answer
 
     def _purge(self, queue: str) -> int:
@@ -90,7 +89,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         pipe.delete(queue)
         return int(pipe.execute()[0])
 
-    def _has_queue(self, queue: str, **_: Any) -> bool:
+    def _has_queue(self, queue: str, **_: Any) -> bool:  # noqa: ARG002
         return True
 
     def _new_queue(self, queue: str, **_: Any) -> None:
@@ -111,13 +110,13 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self.most_pending: int = client.transport_options["most_pending"]
         self.intake: Intake | None = client.transport_options.get("intake")
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # noqa: ARG002
         """Deliver one message, or raise ``socket.timeout``."""
         if self.intake is None:
-            raise socket.timeout
+            raise TimeoutError
         message = self.intake.take(1.0 if timeout is None else timeout)
         if message is None:
-            raise socket.timeout
+            raise TimeoutError
         self._deliver(message, message["properties"]["delivery_info"]["routing_key"])
 
     def driver_version(self) -> str:

@@ -1,7 +1,7 @@
 """Containers as processes of this host, forked by a zygote per app.
 
-A zygote listens on a Unix socket in ``folder``, named after its source; a controller that restarts finds the sockets, connects,
-and so finds its containers again. The protocol is in ``worker/zygote.py``.
+A zygote listens on a Unix socket in ``folder``, named after its source; a controller that restarts finds the sockets,
+connects, and so finds its containers again. The protocol is in ``worker/zygote.py``.
 """
 
 from __future__ import annotations
@@ -176,9 +176,13 @@ class ProcessBackend:
             self._on_exit("*")
         elif event["ev"] == "exit":
             exit_ = ContainerExit(
-                container=event["container"], function=event["function"], exit_code=event["code"], reason=event["reason"],
-                last_lines=tuple(event["lines"]), asked=event["asked"],
-            )  # fmt: skip
+                container=event["container"],
+                function=event["function"],
+                exit_code=event["code"],
+                reason=event["reason"],
+                last_lines=tuple(event["lines"]),
+                asked=event["asked"],
+            )
             self._end(link, [exit_])
         elif event["ev"] == "log":
             self._on_lines([(f, c, line) for f, c, line in event["lines"]])
@@ -208,14 +212,13 @@ class ProcessBackend:
                     os.killpg(container.pid, signal.SIGKILL)
         if not self._ending:
             logger.warning("a zygote died: its %d containers with it", len(left))
-        self._end(link, [
-            ContainerExit(container=c.container, function=c.function, exit_code=-9, reason="killed with its zygote", asked=False)
-            for c in left
-        ])  # fmt: skip
+        reason = "killed with its zygote"
+        exits = [ContainerExit(container=c.container, function=c.function, exit_code=-9, reason=reason) for c in left]
+        self._end(link, exits)
 
     # -- the port --------------------------------------------------------------------------------------------------
 
-    def list(self) -> list[BackendContainer] | None:
+    def containers(self) -> list[BackendContainer] | None:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         with self._lock:
             return [c for link in self._zygotes.values() for c in link.containers.values()]
@@ -273,7 +276,7 @@ class ProcessBackend:
 
     def capacity(self) -> int | None:
         """See :class:`scaleplug.abc.ContainerBackend`."""
-        existing = len(self.list() or ())
+        existing = len(self.containers() or ())
         cap = self.config.max_containers
         if cap is None:
             cap = CONTAINERS_PER_CORE * (os.cpu_count() or 1)

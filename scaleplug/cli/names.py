@@ -51,8 +51,8 @@ def find_function(wanted: str, functions: Collection[str]) -> str:
         raise NotFoundError(f"{wanted!r} could be {listed(sorted(found), 'or')}: write the app's name too")
     if not functions:
         raise NotFoundError(f"there is no function {wanted!r}: none is registered here")
-    every = [*functions, *(name.partition(".")[2] for name in functions)]
-    raise NotFoundError(f"there is no function {wanted!r}{did_you_mean(wanted, dict.fromkeys(every))}")
+    names = functions if "." in wanted else short_names(functions).values()
+    raise NotFoundError(f"there is no function {wanted!r}{did_you_mean(wanted, names)}")
 
 
 class Palette:

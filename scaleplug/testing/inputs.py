@@ -30,6 +30,37 @@ class SentInput:
     runs: int
 
 
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What is to happen in one run of an input."""
+
+    delay: float = 0.0
+    error: BaseException | type[BaseException] | None = None
+    crash: bool = False
+    stub: Callable[..., Any] | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a test wants to happen to a function's inputs; the counts say how often still, ``None`` for always."""
+
+    delay: float = 0.0
+    error: BaseException | type[BaseException] | None = None
+    errors: int | None = 0
+    crashes: int = 0
+    stub: Callable[..., Any] | None = None
+
+    def next_orders(self) -> Orders:
+        """Return what is to happen in the next run."""
+        error = None if self.errors == 0 else self.error
+        crash = error is None and self.crashes > 0
+        if error is not None and self.errors is not None:
+            self.errors -= 1
+        if crash:
+            self.crashes -= 1
+        return Orders(self.delay, error, crash, self.stub)
+
+
 @dataclass(slots=True, eq=False)
 class LocalInput:
     """One input."""
@@ -46,6 +77,8 @@ class LocalInput:
     ended: bool = False
     given_up: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
+    interruptible: int | None = None  # its thread's number, from the moment on at which that can be interrupted
+    orders: Orders = field(default_factory=Orders)
     task: asyncio.Task[Any] | None = None  # runs it, when it is async
 
 
@@ -56,17 +89,6 @@ class Spawned:
     function: str
     event: Event | None = None
     cancelled: bool = False
-
-
-@dataclass(slots=True)
-class Plan:
-    """What a test wants to happen to a function's inputs."""
-
-    delay: float = 0.0
-    error: BaseException | type[BaseException] | None = None
-    errors: int | None = None
-    crashes: int = 0
-    stub: Callable[..., Any] | None = None
 
 
 class CrashError(BaseException):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import inspect
+import queue
 import secrets
 import threading
 import time
@@ -39,6 +40,7 @@ from scaleplug.testing.inputs import (
     AnyFunction,
     CrashError,
     LocalInput,
+    Orders,
     Plan,
     SentInput,
     Spawned,
@@ -61,8 +63,10 @@ class LocalRun:
     def __init__(self, *, threads: int = 8) -> None:
         self.threads = check_count("threads", threads, 1)
         self.keyring = Keyring(secrets.token_urlsafe(48))
-        lock = threading.Lock()
-        self._changed, self._sooner = threading.Condition(lock), threading.Condition(lock)
+        # A plain lock and no condition's: an interruption can't come between taking it and the block it guards.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._done: queue.SimpleQueue[tuple[LocalInput, bytes | None] | None] = queue.SimpleQueue()
         self._open: dict[str, tuple[Callable[[Event], object], LocalInput | None]] = {}
         self._queues: dict[AnyFunction, deque[LocalInput]] = {}
         self._running: list[LocalInput] = []
@@ -70,8 +74,8 @@ class LocalRun:
         self._spawned: dict[str, Spawned] = {}
         self._plans: dict[str, Plan] = {}
         self._code: dict[AnyFunction, Callable[..., Any]] = {}
-        self._watcher: threading.Thread | None = None
-        self._watches_until: float | None = None
+        self._finisher: threading.Thread | None = None
+        self._next_deadline: float | None = None
         self._ended = False
 
     # -- what a test asks and tells --------------------------------------------------------------------------------
@@ -79,20 +83,20 @@ class LocalRun:
     def calls(self, function: AnyFunction | str) -> list[SentInput]:
         """Return the inputs sent to a function so far, oldest first; a name may be ``"f"`` or ``"app.f"``."""
         name = self._name(function)
-        with self._changed:
+        with self._lock:
             made = [(item.payload, item.runs) for item in self._made if item.function.full_name == name]
         return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
 
     def pending(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function wait for a thread."""
         name = self._name(function)
-        with self._changed:
+        with self._lock:
             return sum(len(queue) for known, queue in self._queues.items() if known.full_name == name)
 
     def running(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function run."""
         name = self._name(function)
-        with self._changed:
+        with self._lock:
             return sum(1 for item in self._running if item.function.full_name == name)
 
     def replace(self, function: AnyFunction | str, stub: Callable[..., Any]) -> None:
@@ -124,7 +128,7 @@ class LocalRun:
 
     def join(self, timeout: float = 10.0) -> None:
         """Wait until every input has ended; raises the builtin TimeoutError after ``timeout`` seconds."""
-        with self._changed:
+        with self._lock:
             if not self._changed.wait_for(lambda: not self._left(), timeout):
                 names = sorted({item.function.full_name for item in self._left()})
                 raise TimeoutError(f"inputs of {', '.join(names)} have not ended after {timeout:g} s")
@@ -150,7 +154,7 @@ class LocalRun:
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         owner = current.get()
-        with self._changed:
+        with self._lock:
             self._open[call] = (put, owner)
             if owner is not None:
                 owner.waits += 1  # others may run meanwhile: else functions that call functions would wait for ever
@@ -158,7 +162,7 @@ class LocalRun:
 
     def close(self, call: str) -> None:
         """See :class:`scaleplug.abc.Caller`."""
-        with self._changed:
+        with self._lock:
             _, owner = self._open.pop(call, (None, None))
             if owner is not None:
                 owner.waits -= 1
@@ -170,27 +174,27 @@ class LocalRun:
         made = [make(function, call, kind, *given) for given in inputs]
         config, name, spawned = process_config(), function.full_name, kind == "spawn"
         most, total = (config.max_spawned, 0) if spawned else (config.max_pending, config.max_total)
-        with self._changed:
+        with self._lock:
             if self._ended:
                 raise ExecutionError(f"{name} can't be called any more: the local run is over")
-            queue = self._queues.setdefault(function, deque())
+            waiting = self._queues.setdefault(function, deque())
             running = self._running_of(function)
-            room = min(most - len(queue), total - len(queue) - running if total else most)
+            room = min(most - len(waiting), total - len(waiting) - running if total else most)
             if len(made) > room:
                 if kind != "map":
-                    raise exhausted(name, Admission(0, len(queue), running), most, total)
+                    raise exhausted(name, Admission(0, len(waiting), running), most, total)
                 del made[max(0, room) :]
             if spawned:
                 self._spawned[call] = Spawned(name)
             for item in made:
                 self._record(item)
-            queue.extend(made)
+            waiting.extend(made)
             self._start_pending()
         return len(made)
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
-        with self._changed:
+        with self._lock:
             for queue in self._queues.values():
                 left = [item for item in queue if item.call != call]
                 if len(left) < len(queue):
@@ -207,7 +211,7 @@ class LocalRun:
 
     def look(self, call: str, *, watch: bool) -> Look:  # noqa: ARG002  # here everybody who waits is told
         """See :class:`scaleplug.abc.Caller`."""
-        with self._changed:
+        with self._lock:
             spawned = self._spawned.get(call)
         if spawned is None:
             return Look(None, "", False)
@@ -239,12 +243,22 @@ class LocalRun:
             if not ready:
                 return
             item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.runs += 1
             item.deadline = time.monotonic() + item.function.settings.timeout
             self._running.append(item)
-            self._watch(item)
+            self._begin(item)
             item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
             item.thread.start()
+            if self._finisher is None:
+                self._finisher = threading.Thread(target=self._finish_all, daemon=True, name="scaleplug-finisher")
+                self._finisher.start()
+            if self._next_deadline is None or item.deadline < self._next_deadline:
+                self._done.put(None)
+
+    def _begin(self, item: LocalInput) -> None:
+        """Count a run and settle what is to happen in it; the lock is held."""
+        item.runs += 1
+        plan = self._plans.get(item.function.full_name)
+        item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
         most, each = function.settings.max_containers, function.settings.max_inputs
@@ -252,22 +266,18 @@ class LocalRun:
 
     def _work(self, item: LocalInput) -> None:
         current.set(item)
-        with contextlib.suppress(InputCancellation):  # it may come late, when the input has ended already
-            try:
-                outcome = self._outcome(item)
-            except CrashError:
-                self._lose(item)
-            else:
-                with self._changed:
-                    self._end_input(item, outcome)
+        with contextlib.suppress(InputCancellation):  # it may come late, when the function is done with the input
+            item.interruptible = threading.get_ident()
+            outcome = None if item.given_up.is_set() else self._outcome(item)
+            self._done.put((item, outcome))
 
-    def _outcome(self, item: LocalInput) -> bytes:
+    def _outcome(self, item: LocalInput) -> bytes | None:
         name, context = item.function.full_name, f"{item.call}|{item.index}"
         try:
             args, kwargs = loads(name, item.payload)
-            value = self._attempt(item, args, kwargs)
+            value = self._run(item, args, kwargs)
         except CrashError:
-            raise
+            return None
         except InputCancellation:
             return seal_failure(self.keyring, context, InputCancelledError(f"{item.id} was cancelled while it ran"))
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
@@ -275,56 +285,65 @@ class LocalRun:
             return seal_failure(self.keyring, context, exc)
         return seal_value(self.keyring, context, value, name)
 
-    def _attempt(self, item: LocalInput, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        plan = self._plans.get(item.function.full_name) or Plan()
-        if plan.delay and item.given_up.wait(plan.delay):
+    def _run(self, item: LocalInput, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        orders = item.orders
+        if orders.delay and item.given_up.wait(orders.delay):
             raise InputCancellation
-        error = self._take_error(plan)
-        if error is not None:
-            raise error
-        code = plan.stub or self._code.get(item.function, item.function.raw)
+        if orders.error is not None:
+            raise orders.error
+        code = orders.stub or self._code.get(item.function, item.function.raw)
         value = code(*args, **kwargs)
-        if inspect.iscoroutine(value) and (item.function.is_async or plan.stub):
+        if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
             value = run_coroutine(noted(item, value))
-        with self._changed:
-            if plan.crashes:
-                plan.crashes -= 1
-                raise CrashError
+        if orders.crash:
+            raise CrashError
         return value
-
-    def _take_error(self, plan: Plan) -> BaseException | type[BaseException] | None:
-        with self._changed:
-            error = plan.error
-            if error is not None and plan.errors is not None:
-                plan.errors -= 1
-                if not plan.errors:
-                    plan.error = None
-        return error
 
     def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
         self._load_code(function)
         item = make(function, "", "remote", 0, args, kwargs)
-        with self._changed:
+        with self._lock:
             self._record(item)
         while True:
-            item.runs += 1
+            with self._lock:
+                self._begin(item)
             try:
-                return self._attempt(item, args, kwargs)
+                return self._run(item, args, kwargs)
             except CrashError:
                 if item.runs >= process_config().max_attempts:
                     raise crashed(item) from None
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def _lose(self, item: LocalInput) -> None:
-        with self._changed:
-            if item.runs >= process_config().max_attempts:
+    def _finish_all(self) -> None:
+        """Take what the threads have done, and end what has run too long; this thread is never interrupted."""
+        while not self._ended:
+            left = None if self._next_deadline is None else max(0.0, self._next_deadline - time.monotonic())
+            with contextlib.suppress(queue.Empty):
+                done = self._done.get(timeout=left)
+                if done is not None:
+                    self._finish(*done)
+            with self._lock:
+                self._enforce_timeouts()
+
+    def _finish(self, item: LocalInput, outcome: bytes | None) -> None:
+        with self._lock:
+            if outcome is not None:
+                self._end_input(item, outcome)
+            elif item.runs >= process_config().max_attempts:
                 self._end_input(item, self._failure(item, crashed(item)))
             elif not item.ended:
                 self._running.remove(item)
                 self._queues[item.function].appendleft(item)
                 self._start_pending()
+
+    def _enforce_timeouts(self) -> None:
+        now = time.monotonic()
+        for item in [item for item in self._running if item.deadline <= now]:
+            name, limit = item.function.full_name, item.function.settings.timeout
+            self._give_up(item, FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s"))
+        self._next_deadline = min((item.deadline for item in self._running), default=None)
 
     def _failure(self, item: LocalInput, error: Exception) -> bytes:
         return seal_failure(self.keyring, f"{item.call}|{item.index}", error)
@@ -352,31 +371,13 @@ class LocalRun:
         if item.task is not None:
             with contextlib.suppress(RuntimeError):  # its loop has just ended
                 item.task.get_loop().call_soon_threadsafe(item.task.cancel)
-        elif not item.function.is_async and item.thread is not None and item.thread.ident is not None:
-            thread = ctypes.c_ulong(item.thread.ident)
+        elif not item.function.is_async and item.interruptible is not None:
+            thread = ctypes.c_ulong(item.interruptible)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
-
-    def _watch(self, item: LocalInput) -> None:
-        if self._watcher is None:
-            self._watcher = threading.Thread(target=self._enforce_timeouts, daemon=True, name="scaleplug-timeouts")
-            self._watcher.start()
-        if self._watches_until is None or item.deadline < self._watches_until:
-            self._sooner.notify_all()
-
-    def _enforce_timeouts(self) -> None:
-        with self._sooner:
-            while not self._ended:
-                now = time.monotonic()
-                for item in [item for item in self._running if item.deadline <= now]:
-                    limit = item.function.settings.timeout
-                    name = item.function.full_name
-                    self._give_up(item, FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s"))
-                self._watches_until = first = min((item.deadline for item in self._running), default=None)
-                self._sooner.wait(None if first is None else max(0.0, first - now))
 
     def end(self) -> None:
         """Cancel what is left and interrupt what runs."""
-        with self._changed:
+        with self._lock:
             self._ended = True
             left = list(self._running)
             for queue in self._queues.values():
@@ -386,7 +387,7 @@ class LocalRun:
             for put, _ in self._open.values():
                 put(Event(-1, None, "cancelled"))
             self._changed.notify_all()
-            self._sooner.notify_all()
+            self._done.put(None)
         deadline = time.monotonic() + LEAVE_SECONDS
         for item in left:
             if item.thread is not None and item.thread is not threading.current_thread():

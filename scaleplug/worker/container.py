@@ -1,7 +1,7 @@
 """A container: one Celery worker for one function's queue.
 
-:class:`Container` is made before the fork, with everything that needs no connection; :meth:`Container.run` is what the forked
-process does until it is told to leave.
+:class:`Container` is made before the fork, with everything that needs no connection; :meth:`Container.run` is what
+the forked process does until it is told to leave.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ORDER_SECONDS = 10
 class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """A consumer whose connection for reading is scaleplug's, whatever broker the app uses otherwise."""
 
-    def connection_for_read(self, heartbeat: float | None = None) -> Connection:
+    def connection_for_read(self, heartbeat: float | None = None) -> Connection:  # noqa: ARG002
         return Connection(transport=Transport, transport_options=self.controller.transport_options)
 
     def start(self) -> None:
@@ -94,10 +94,20 @@ class Container:
         app.conf.accept_content = sorted({*app.conf.accept_content, NAME, "json"})
         self.sends_events = bool(app.conf.worker_send_task_events)
         self.worker = _Worker(
-            app=app, hostname="scaleplug@container", queues=[self.keys.queue(function.full_name)], pool=_Pool, concurrency=1,
-            consumer_cls=_Consumer, prefetch_multiplier=1, use_eventloop=False, without_mingle=True, without_gossip=True,
-            without_heartbeat=True, task_events=self.sends_events, optimization=None, loglevel="WARNING",
-        )  # fmt: skip
+            app=app,
+            hostname="scaleplug@container",  # the real one comes after the fork
+            queues=[self.keys.queue(function.full_name)],
+            pool=_Pool,
+            concurrency=1,
+            prefetch_multiplier=1,
+            consumer_cls=_Consumer,
+            use_eventloop=False,
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+            task_events=self.sends_events,
+            loglevel="WARNING",
+        )
         self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
         if not self.sends_events:  # events need a connection of their own
             self.worker.blueprint.start(self.worker)
@@ -122,7 +132,7 @@ class Container:
         except NotWantedError:
             return EXIT_NOT_WANTED
         except LOST as exc:
-            print(f"scaleplug: the container can't reach Redis: {exc}", file=sys.stderr, flush=True)
+            logger.critical("the container can't reach Redis: %s", exc)
             return EXIT_NO_REDIS
         threading.Thread(target=self._hear_orders, args=(request.container,), daemon=True).start()
         self._consume(intake)

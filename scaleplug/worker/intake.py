@@ -1,14 +1,16 @@
 """Take inputs from a function's queue and hand their outcomes back, whatever the connection does meanwhile.
 
-Taking blocks in ``BLMOVE`` into the container's transit list; ``begin.lua`` then claims the message and counts the attempt. The
-claim stands under the container's name and the epoch of its connection. After a lost connection the intake begins a new
-epoch and carries over what it still runs; everything else under older epochs goes back to the queue. Finishing is retried
-until Redis answers or :attr:`Config.reconnect_timeout` is over; then the process ends, since life is progress.
+Taking blocks in ``BLMOVE`` into the container's transit list; ``begin.lua`` then claims the message and counts the
+attempt. The claim stands under the container's name and the epoch of its connection. After a lost connection the
+intake begins a new epoch and carries over what it still runs; everything else under older epochs goes back to the
+queue. Finishing is retried until Redis answers or :attr:`Config.reconnect_timeout` is over; then the process ends,
+since life is progress.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -82,10 +84,10 @@ def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
             raise RefusedError(str(exc)) from None
     elif content_type not in JSON_TYPES:
         raise RefusedError(f"its content type {content_type!r} is neither scaleplug's nor JSON")
-    return _complete(message, function)
+    return _complete(message)
 
 
-def _complete(message: dict[str, Any], function: str) -> dict[str, Any]:
+def _complete(message: dict[str, Any]) -> dict[str, Any]:
     properties = message["properties"]
     if not isinstance(properties.get("delivery_tag"), str):
         properties["delivery_tag"] = message["headers"]["id"]
@@ -114,7 +116,15 @@ class Intake:
     """The intake of one container."""
 
     def __init__(
-        self, store: Store, keyring: Keyring, *, container: str, function: str, slots: int, timeout: float, give_up: float
+        self,
+        store: Store,
+        keyring: Keyring,
+        *,
+        container: str,
+        function: str,
+        slots: int,
+        timeout: float,
+        give_up: float,
     ) -> None:
         self.store, self.keyring = store, keyring
         self.container, self.function = container, function
@@ -182,10 +192,8 @@ class Intake:
 
     def wake(self) -> None:
         """Let a waiting :meth:`take` return; for signal handlers and other threads."""
-        try:
+        with contextlib.suppress(BlockingIOError):  # it will wake anyway: the pipe is full of reasons to
             os.write(self._wake_writer, b".")
-        except BlockingIOError:
-            pass  # it will wake anyway: the pipe is full of reasons to
 
     def take(self, timeout: float) -> dict[str, Any] | None:
         """Return the next claimed message, or ``None`` after ``timeout`` seconds or a call of :meth:`wake`."""
@@ -207,7 +215,7 @@ class Intake:
             link.send_command("BLMOVE", self.queue, self.store.keys.transit(self.container, self.epoch),
                               "RIGHT", "LEFT", TAKE_SECONDS)  # fmt: skip
             self._asked = time.monotonic()
-        if not self._sleep([link._sock], timeout):
+        if not self._sleep([link._sock], timeout):  # noqa: SLF001  # redis-py shows it nowhere else
             if time.monotonic() - self._asked > TAKE_SECONDS + 5:
                 raise RedisConnectionError("no answer to a take")  # half open: the server always answers in time
             return None
@@ -218,10 +226,8 @@ class Intake:
     def _sleep(self, sockets: list[Any], timeout: float) -> bool:
         ready, _, _ = select.select([self._wake_reader, *sockets], [], [], timeout)
         if self._wake_reader in ready:
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_reader, 4096)
-            except BlockingIOError:
-                pass
         return any(s in ready for s in sockets)
 
     def _claim(self, raw: bytes) -> dict[str, Any] | None:

@@ -26,7 +26,9 @@ class FunctionExitError(Exception):
 class Runner:
     """The body of a function's Celery task in a container."""
 
-    def __init__(self, raw: Callable[..., Any], settings: FunctionSettings, *, is_async: bool, max_attempts: int) -> None:
+    def __init__(
+        self, raw: Callable[..., Any], settings: FunctionSettings, *, is_async: bool, max_attempts: int
+    ) -> None:
         self.raw, self.settings, self.is_async, self.max_attempts = raw, settings, is_async, max_attempts
         self.intake: Intake | None = None
         self.keyring: Keyring | None = None
@@ -124,7 +126,7 @@ class Runner:
 
 
 def _own_frames_off(exc: BaseException) -> Any:
-    """The traceback without this file's frames at its outer end."""
+    """Return the traceback without this file's frames at its outer end."""
     traceback = exc.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__ and traceback.tb_next is not None:
         traceback = traceback.tb_next

@@ -1,12 +1,14 @@
 """The zygote: a process that has imported the user's app and forks ready containers from itself.
 
-It is single-threaded and has no connection but its control socket, so that a fork copies nothing that could be in use. It reads
-its configuration (with the secret) from standard input, listens on a Unix socket, serves one controller at a time, and outlives
-it: a controller that restarts connects again and finds the containers it left. Messages are lines of JSON:
+It is single-threaded and has no connection but its control socket, so that a fork copies nothing that could be in
+use. It reads its configuration (with the secret) from standard input, listens on a Unix socket, serves one controller
+at a time, and outlives it: a controller that restarts connects again and finds the containers it left. Messages are
+lines of JSON:
 
-    to the zygote     {"op": "prepare", "functions": [...]} | {"op": "start", "functions", "containers": [...]} | {"op": "stop", "container", "grace"} | {"op": "kill", "container"}
-                      | {"op": "end", "grace"}
-    to the controller {"ev": "hello", "containers": [...], "error"} | {"ev": "exit", ...} | {"ev": "log", "lines": [...]}
+    to the zygote       prepare (functions), start (functions, containers), stop (container, grace), kill (container),
+                        end (grace)
+    to the controller   hello (pid, containers, error), exit (container, function, code, reason, lines, asked),
+                        log (lines)
 """
 
 from __future__ import annotations
@@ -23,22 +25,23 @@ import sys
 import time
 import traceback
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from typing import Any
+
+import cloudpickle
 
 from scaleplug.abc import StartRequest
 from scaleplug.app import App, find_app
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, FunctionSettings, use_config
+from scaleplug.worker.child import Child, exit_reason
 from scaleplug.worker.container import Container, leave_process
 
 ORPHAN_SECONDS = 60.0
 """How long containers go on without a controller before the zygote ends them in good order."""
-LINES_KEPT = 20
 BACKLOG_LINES = 5_000
-LINE_BYTES = 16_384
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -46,20 +49,6 @@ def die_with_parent(sig: int) -> None:
     """Ask the kernel (Linux) for a signal when the parent is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig)
-
-
-@dataclass(slots=True)
-class Child:
-    """A forked container."""
-
-    request: StartRequest
-    pid: int
-    started_at: float
-    output: int
-    stop_by: float | None = None
-    asked: bool = False
-    tail: bytes = b""
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
 
 
 class Zygote:
@@ -90,7 +79,7 @@ class Zygote:
         """Import the user's code; what goes wrong is told to the controller."""
         try:
             self.source.load()
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # user code may raise anything
             self.error = traceback.format_exc()
         gc.collect()
         gc.freeze()
@@ -120,7 +109,7 @@ class Zygote:
 
     def next_pause(self) -> float:
         """Return the seconds until something falls due."""
-        if self.outbound or self.log and self.controller is not None:
+        if self.outbound or (self.log and self.controller is not None):
             return 0.01
         return 0.1 if self.ending or any(c.stop_by is not None for c in self.children.values()) else 1.0
 
@@ -133,8 +122,8 @@ class Zygote:
         connection.setblocking(False)
         self.controller = connection
         self.selector.register(connection, selectors.EVENT_READ, self.on_orders)
-        self.tell({"ev": "hello", "pid": os.getpid(), "error": self.error, "containers": [
-            {**asdict(c.request), "pid": c.pid, "started_at": c.started_at} for c in self.children.values()]})  # fmt: skip
+        found = [{**asdict(c.request), "pid": c.pid, "started_at": c.started_at} for c in self.children.values()]
+        self.tell({"ev": "hello", "pid": os.getpid(), "error": self.error, "containers": found})
         for exit_ in self.exits:
             self.tell(exit_)
         self.exits.clear()
@@ -217,7 +206,7 @@ class Zygote:
         reader, writer = os.pipe()
         try:
             self.prepare(request.function)
-        except Exception:
+        except Exception:  # noqa: BLE001  # what Celery or user code raises is the reason of a failed start
             os.close(reader)
             os.close(writer)
             lines = traceback.format_exc().splitlines()
@@ -272,15 +261,13 @@ class Zygote:
                 stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             container = self.prepared.get(request.function) or self.unpickle(request)
             status = container.run(request)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # a child must never go on as a second zygote
             traceback.print_exc()
         finally:
             leave_process(status)
 
     def unpickle(self, request: StartRequest) -> Container:
         """Return the container of a function that travels pickled."""
-        import cloudpickle
-
         registration = self.registrations[request.function]
         app = find_app(registration.app) or App(registration.app)
         name = request.function.removeprefix(registration.app + ".")
@@ -296,10 +283,8 @@ class Zygote:
 
     def on_signal(self) -> None:
         """Empty the pipe that a signal has written into."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self.signals_reader, 4096)
-        except BlockingIOError:
-            pass
 
     def reap(self) -> None:
         """Report every child that has ended."""
@@ -316,13 +301,11 @@ class Zygote:
             self.on_output(child, to_the_end=True)
             if child.output >= 0:
                 self.close_output(child)
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # what it had started goes with it
-            except (ProcessLookupError, PermissionError):
-                pass
             del self.children[child.request.container]
             code = os.waitstatus_to_exitcode(status)
-            self.report_exit(child.request, code, exit_reason(code), list(child.lines), asked=child.asked)
+            self.report_exit(child.request, code, exit_reason(code), list(child.last_lines), asked=child.asked)
 
     def report_exit(self, request: StartRequest, code: int, reason: str, lines: list[str], *, asked: bool) -> None:
         """Tell the controller, or keep it for the next one."""
@@ -349,7 +332,7 @@ class Zygote:
             self.signal_child(container, signal.SIGKILL)
         os._exit(0)
 
-    # -- output ----------------------------------------------------------------------------------------------------
+    # -- telling the controller ------------------------------------------------------------------------------------
 
     def on_output(self, child: Child, *, to_the_end: bool = False) -> None:
         """Read what a container has printed; it must wait while the controller doesn't keep up."""
@@ -358,43 +341,29 @@ class Zygote:
                 self.selector.unregister(child.output)
                 self.held_up.append(child)
                 return
-            try:
-                data = os.read(child.output, 65_536)
-            except BlockingIOError:
+            lines = child.read_lines()
+            if lines is None:
                 return
-            if not data:
-                self.close_output(child)
-                return
-            *lines, child.tail = (child.tail + data).split(b"\n")
-            if len(child.tail) > LINE_BYTES:
-                lines, child.tail = [*lines, child.tail], b""
             for line in lines:
-                self.keep_line(child, line)
+                if self.controller is None and len(self.log) >= BACKLOG_LINES:
+                    self.log.popleft()
+                self.log.append((child.request.function, child.request.container, line))
+            if child.at_end:
+                self.close_output(child)
 
     def close_output(self, child: Child) -> None:
         """Stop reading a container's output."""
-        if child.tail:
-            self.keep_line(child, child.tail)
         if child in self.held_up:
             self.held_up.remove(child)
         else:
             self.selector.unregister(child.output)
-        os.close(child.output)
-        child.output, child.tail = -1, b""
+        child.close_output()
 
     def read_on(self) -> None:
         """Read again what had to wait."""
         waiting, self.held_up = self.held_up, []
         for child in waiting:
             self.selector.register(child.output, selectors.EVENT_READ, partial(self.on_output, child))
-
-    def keep_line(self, child: Child, line: bytes) -> None:
-        """Keep one line for the controller and for telling why a start failed."""
-        text = line[:LINE_BYTES].decode(errors="replace").rstrip("\r")
-        child.lines.append(text)
-        if self.controller is None and len(self.log) >= BACKLOG_LINES:
-            self.log.popleft()
-        self.log.append((child.request.function, child.request.container, text))
 
     def tell(self, event: dict[str, Any]) -> None:
         """Queue an event for the controller."""
@@ -421,16 +390,6 @@ class Zygote:
             except OSError:
                 self.hang_up()
                 return
-
-
-def exit_reason(code: int) -> str:
-    """Return an exit status in words."""
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
 
 
 def main() -> None:

@@ -133,6 +133,13 @@ class LockedError(Exception):
         self.lock = __import__("threading").Lock()
 
 
+class UnloadableError(Exception):
+    """Can be pickled; whoever unpickles it gets an error."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refuse_to_load, ()
+
+
 def _deeper(text: str) -> None:
     error = OddError(text, code=7)
     error.add_note("noted where it was raised")
@@ -151,6 +158,8 @@ def fail(kind: str, text: str = "oh no") -> None:
         raise PickyError("this", "that")
     elif kind == "locked":
         raise LockedError(text)
+    elif kind == "unloadable":
+        raise UnloadableError(text)
     elif kind == "group":
         raise ExceptionGroup("several", [ValueError("one"), OddError("two", code=2)])
     raise ValueError(text)

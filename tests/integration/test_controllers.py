@@ -37,7 +37,9 @@ class Site:
     """A shared Redis, and controllers as processes of their own."""
 
     def __init__(self, redis: EmbeddedRedis, folder: Path) -> None:
-        self.config = Config(redis_url=redis.url, secret=secrets.token_urlsafe(32), namespace=f"t{secrets.token_hex(3)}")
+        self.config = Config(
+            redis_url=redis.url, secret=secrets.token_urlsafe(32), namespace=f"t{secrets.token_hex(3)}"
+        )
         self.folder = folder / "z"
         self.processes: list[subprocess.Popen[bytes]] = []
         use_config(self.config)

@@ -192,13 +192,17 @@ def test_nothing_unverified_is_unpickled_looped_or_lost(surroundings: Surroundin
         forged(surroundings, own.seal(INPUT, right, pickled)[:-1] + b"x"),
         forged(surroundings, own.seal(INPUT, right, pickled), task="jobs.add"),
         forged(surroundings, pickled).replace("application/x-scaleplug", "application/x-python-serialize"),
-        forged(surroundings, own.seal(INPUT, right, pickled)).replace('"body_encoding": "base64"', '"body_encoding": 5'),
+        forged(surroundings, own.seal(INPUT, right, pickled)).replace(
+            '"body_encoding": "base64"', '"body_encoding": 5'
+        ),
     ]
     before = surroundings.store.counters(jobs.square.full_name).get("refused", 0)
     pid = {r.get("pid") for r in surroundings.containers(jobs.square).values()}
     surroundings.store.submit(jobs.square.full_name, bad, most_pending=1_000)
     wait_until(
-        lambda: surroundings.store.counters(jobs.square.full_name).get("refused", 0) == before + len(bad), 10, "all set aside"
+        lambda: surroundings.store.counters(jobs.square.full_name).get("refused", 0) == before + len(bad),
+        10,
+        "all set aside",
     )
     assert jobs.square.remote(3) == 9
     assert not trap.exists()
@@ -230,4 +234,6 @@ def test_plain_json_from_a_foreign_producer_runs(surroundings: Surroundings) -> 
     message.update({"content-type": "application/json", "content-encoding": "utf-8"})
     finished = surroundings.store.counters(jobs.add.full_name).get("finished", 0)
     surroundings.store.client.lpush(jobs.add.queue, json.dumps(message))  # no doorbell: the tick finds it
-    wait_until(lambda: surroundings.store.counters(jobs.add.full_name).get("finished", 0) == finished + 1, 10, "it runs")
+    wait_until(
+        lambda: surroundings.store.counters(jobs.add.full_name).get("finished", 0) == finished + 1, 10, "it runs"
+    )

@@ -1,0 +1,106 @@
+"""Where to look: the Redis that the commands for people ask, named by options, the environment, or a run of this user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from redis.exceptions import RedisError
+
+from scaleplug.cli.names import did_you_mean, find_function, listed
+from scaleplug.embedded import Instance, find_instances
+from scaleplug.errors import ConfigurationError, NotFoundError, ServerError
+from scaleplug.keys import Keys
+from scaleplug.server import connect, mask_url, read_facts
+from scaleplug.settings import Config
+from scaleplug.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One namespace of one Redis."""
+
+    title: str
+    url: str
+    secret: str | None
+    namespace: str
+    store: Store
+
+    @contextmanager
+    def asking(self) -> Iterator[Place]:
+        """Turn a lost connection into one sentence."""
+        try:
+            yield self
+        except (RedisError, OSError) as exc:
+            if isinstance(exc, BrokenPipeError):
+                raise  # that is our standard output
+            raise ServerError(f"{self.title} does not answer any more ({type(exc).__name__})") from None
+
+    def function(self, wanted: str) -> str:
+        """Return the full name that ``wanted`` stands for; raises NotFoundError with near misses."""
+        return find_function(wanted, [name.decode() for name in self.store.client.hkeys(self.store.keys.functions)])
+
+    def leader(self) -> str | None:
+        """Return who acts as the controller, ``None`` when nobody does."""
+        held, who = self.store.client.mget(self.store.keys.lease, self.store.keys.leader)
+        return None if held is None else (who or b"somebody").decode()
+
+
+def place_options(command: F) -> F:
+    """Add the options that say where to look."""
+    run = click.option("--run", "run", metavar="TITLE|PID", help="A scaleplug run of yours: its file, or its process.")
+    url = click.option("--redis-url", metavar="URL", help="The Redis; else SCALEPLUG_REDIS_URL, else your newest run.")
+    return url(run(command))
+
+
+def find_place(redis_url: str | None, run: str | None) -> Place:
+    """Return where to look; raises ConfigurationError, NotFoundError or ServerError with the way out."""
+    config = Config.from_environ(os.environ, redis_url=redis_url)
+    if run is None and config.redis_url is not None:
+        title = f"Redis at {mask_url(config.redis_url)}, namespace {config.namespace}"
+        return _reach(title, config.redis_url, config.secret, config.namespace)
+    for instance in (instances := _choose(find_instances(os.environ), run)):
+        try:
+            place = _reach(f"scaleplug run {_told(instance)}", instance.url, instance.secret, instance.namespace)
+        except ServerError:
+            continue  # it is about to end
+        if others := [_told(other) for other in instances if other is not instance]:
+            click.echo(f"scaleplug: showing {_told(instance)}, the newest run; --run chooses {listed(others, 'or')}", err=True)
+        return place
+    raise ServerError(f"the Redis of scaleplug run {listed([_told(i) for i in instances])} does not answer: it may be ending")
+
+
+def _choose(instances: list[Instance], run: str | None) -> list[Instance]:
+    if not instances:
+        raise ConfigurationError(
+            "there is nothing to look at: no 'scaleplug run' of yours is under way, and SCALEPLUG_REDIS_URL is not set. "
+            "Start one, or name the Redis with --redis-url"
+        )
+    if run is not None:
+        found = [i for i in instances if run in (str(i.pid), i.title, Path(i.title).name)]
+        if not found:
+            titles = [i.title for i in instances]
+            raise NotFoundError(f"no run {run!r} is under way{did_you_mean(run, titles) or f': {listed(titles)} are'}")
+        instances = found
+    return instances
+
+
+def _told(instance: Instance) -> str:
+    return f"{instance.title} (process {instance.pid})"
+
+
+def _reach(title: str, url: str, secret: str | None, namespace: str) -> Place:
+    client = connect(url, name=f"scaleplug-cli-{os.getpid()}", connect_timeout=2.0, retry=False)
+    try:
+        client.ping()
+    except (RedisError, OSError):
+        read_facts(client)  # it tells what is wrong in one sentence
+        raise
+    return Place(title, url, secret, namespace, Store(client, Keys(namespace)))

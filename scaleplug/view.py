@@ -1,0 +1,85 @@
+"""What the controller remembers of one function between two rounds, and what it makes of it for the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scaleplug import policy
+from scaleplug.registry import Registration
+from scaleplug.store import FunctionState
+
+
+@dataclass(slots=True)
+class Known:
+    """A container as the controller sees it."""
+
+    slot: int
+    requested_at: float
+    ready: bool = False
+    draining: bool = False
+    blameless: bool = False
+
+
+@dataclass(slots=True)
+class View:
+    """What the controller remembers of one function between two rounds."""
+
+    registration: Registration
+    containers: dict[str, Known] = field(default_factory=dict)
+    service_time: float | None = None
+    start_time: float | None = None
+    timed: int | None = None
+    microseconds: int = 0
+    next_check: float | None = None
+    failures: int = 0
+    back_off_until: float = 0.0
+    desired: int | None = None
+    learned: bool = False
+
+    @property
+    def hot(self) -> bool:
+        """Whether it must be looked at every tick."""
+        return bool(self.containers) or self.registration.settings.min_containers > 0
+
+    def learn(self, state: FunctionState) -> None:
+        """Learn from what has happened since the last state: start times and service times."""
+        for container, at in state.ready:
+            known = self.containers.get(container)
+            if known is not None and not known.ready:
+                known.ready = True
+                self.failures, self.learned = 0, True
+                self.start_time = policy.learn(self.start_time, max(0.0, at - known.requested_at))
+        if self.timed is not None and state.timed > self.timed:
+            count = state.timed - self.timed
+            self.service_time = policy.learn(self.service_time, (state.microseconds - self.microseconds) / count / 1e6)
+            self.learned = True
+        self.timed, self.microseconds = state.timed, state.microseconds
+
+    def load(self, state: FunctionState, now: float) -> policy.Load:
+        """Return the load as the policy takes it."""
+        oldest = None
+        if state.first_deadline is not None:
+            oldest = max(0.0, now - (state.first_deadline - self.registration.settings.timeout))
+        return policy.Load(
+            pending=state.pending,
+            running=state.running,
+            oldest_running=oldest,
+            service_time=self.service_time,
+            start_time=self.start_time,
+        )
+
+    def snapshot(self, state: FunctionState) -> policy.Containers:
+        """Return the containers as the policy takes them."""
+        live = {c: k for c, k in self.containers.items() if not k.draining}
+        idle = {c: since for c, since in state.idle if c in live and live[c].ready}
+        starting = ((c, k.requested_at) for c, k in live.items() if not k.ready)
+        return policy.Containers(
+            starting=tuple(policy.Starting(container=c, requested_at=at) for c, at in starting),
+            idle=tuple(policy.Idle(container=c, idle_since=since) for c, since in idle.items()),
+            busy=sum(1 for c, k in live.items() if k.ready and c not in idle),
+            draining=len(self.containers) - len(live),
+        )
+
+    def check_by(self, when: float) -> None:
+        """Look again no later than ``when``."""
+        self.next_check = when if self.next_check is None else min(self.next_check, when)

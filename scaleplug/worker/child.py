@@ -1,0 +1,63 @@
+"""A forked container, as its zygote sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+
+from scaleplug.abc import StartRequest
+
+LINES_KEPT = 20
+LINE_BYTES = 16_384
+READ_BYTES = 65_536
+
+
+@dataclass(slots=True)
+class Child:
+    """One child: its process, the pipe it prints into, and what was asked of it."""
+
+    request: StartRequest
+    pid: int
+    started_at: float
+    output: int
+    """The reading end of its output, -1 when that is closed."""
+    stop_by: float | None = None
+    """Monotonic time at which it is killed if it has not left."""
+    asked: bool = False
+    at_end: bool = False
+    tail: bytes = b""
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+
+    def read_lines(self) -> list[str] | None:
+        """Return some of the lines it has printed, ``None`` when there are none now; sets ``at_end`` after the last."""
+        try:
+            data = os.read(self.output, READ_BYTES)
+        except BlockingIOError:
+            return None
+        *whole, self.tail = (self.tail + data).split(b"\n")
+        self.at_end = not data
+        if self.tail and (self.at_end or len(self.tail) > LINE_BYTES):
+            whole, self.tail = [*whole, self.tail], b""
+        return [self._line(line) for line in whole]
+
+    def _line(self, raw: bytes) -> str:
+        text = raw[:LINE_BYTES].decode(errors="replace").rstrip("\r")
+        self.last_lines.append(text)
+        return text
+
+    def close_output(self) -> None:
+        """Stop reading."""
+        os.close(self.output)
+        self.output = -1
+
+
+def exit_reason(code: int) -> str:
+    """Return an exit status in words."""
+    if code >= 0:
+        return f"exited with status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
