@@ -53,7 +53,6 @@ class App:
         self.celery: Celery = celery if celery is not None else _own_celery(self.name)
         self.functions: dict[str, Function[Any, Any]] = {}
         self.entrypoints: dict[str, LocalEntrypoint] = {}
-        self._registered: weakref.WeakKeyDictionary[Store, set[str]] = weakref.WeakKeyDictionary()
         self._source: Source | None = None
         self._bound = ""
         _apps[self.name] = self
@@ -129,7 +128,6 @@ class App:
         if known is not None:
             self.celery.tasks.pop(known.full_name, None)  # Celery would keep the old one
         function = self.functions[given] = Function(self, raw, given, settings, serialized=serialized)
-        self._registered.clear()
         return function
 
     def local_entrypoint(self, raw: Any = None, /, *, name: str | None = None) -> Any:
@@ -214,10 +212,10 @@ class App:
         """Return the caller, after making sure that a controller knows the function."""
         caller = self.caller()
         if isinstance(caller, RedisCaller):
-            known = self._registered.setdefault(caller.store, set())
-            if function.name not in known:
+            known = caller.store.registered
+            if known.get(function.full_name) is not function:
                 self._register_unknown(caller, function)
-                known.add(function.name)
+                known[function.full_name] = function
         return caller
 
     def _register_unknown(self, caller: RedisCaller, function: Function[Any, Any]) -> None:
@@ -244,7 +242,7 @@ class App:
             source = Source("none") if function.serialized else self.source()
             registration = Registration(name, self.name, source, function.serialized, function.settings)
             sealed[name] = registration.seal(keyring)
-            self._registered.setdefault(store, set()).add(function.name)
+            store.registered[name] = function
         if sealed:
             store.put_functions(sealed)
 
@@ -307,7 +305,6 @@ def any_caller() -> Caller:
     for app in list(_apps.values()):
         return app.caller()
     return App("scaleplug-calls").caller()
-
 
 
 def _own_celery(name: str) -> Celery:

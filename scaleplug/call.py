@@ -195,6 +195,6 @@ def _checked(calls: tuple[FunctionCall[Any], ...]) -> tuple[FunctionCall[Any], .
 
 
 def _from_id(call_id: str) -> FunctionCall[Any]:
-    if not isinstance(call_id, str) or not call_id:
+    if not isinstance(call_id, str) or not call_id:  # type: ignore[redundant-expr]  # users needn't run a type checker
         raise InvalidError(f"function_call_id must be an id such as 'fc-...', not {call_id!r}")
     return FunctionCall(call_id, lambda: import_module("scaleplug.app").any_caller())

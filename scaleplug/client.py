@@ -96,6 +96,7 @@ class Inbox:
         # The key that says "I live" can run out while Redis lives on; a Redis that lost everything knows no function.
         if self.store.client.exists(self.store.keys.functions):
             return
+        self.store.registered.clear()  # so that the next call registers its function again
         reason = "lost: Redis was restarted without its data, or emptied: it no longer knows this call"
         with self._lock:
             puts = list(self._calls.values())

@@ -51,6 +51,9 @@ class Backend(ContainerBackend, Protocol):
     def adopt(self) -> None:
         """Find what an earlier controller has left."""
 
+    def prepared_at(self, function: str) -> float:
+        """Return the Unix time from which on containers of the function could be started."""
+
     def warm(self, registrations: Iterable[Registration]) -> None:
         """Get ready for the first container of these functions."""
 
@@ -198,7 +201,7 @@ class Controller:
         wants: dict[str, policy.Want] = {}
         for function in functions:
             view, state = self.views[function], states[function]
-            view.learn(state)
+            view.learn(state, self.backend.prepared_at(function))
             self._enforce_timeouts(view, state, now)
             load = view.load(state, now)
             decision = policy.decide(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
 import cloudpickle
-from celery import Task
+from celery import Celery
 from celery.result import AsyncResult, EagerResult, denied_join_result
 from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
@@ -28,14 +28,18 @@ from scaleplug.settings import FunctionSettings
 from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
+    from celery import Task as _Task
+
     from scaleplug.app import App
+else:
+    _Task = object  # a mixin: what it stands on is the Celery app's own Task class
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class FunctionTask(Task):  # type: ignore[misc]  # Celery has no types
-    """The Celery task of a Function: every call of Celery's API goes to the function's queue, signed."""
+class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
+    """What makes the app's own Task class the task of a Function: every call goes to the function's queue, signed."""
 
     abstract = True
     serializer = NAME
@@ -70,7 +74,8 @@ class FunctionTask(Task):  # type: ignore[misc]  # Celery has no types
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
-            raise exc.__cause__ if isinstance(exc.__cause__, SerializationError) else exc from None
+            wrapped = exc.args[0] if exc.args else None
+            raise wrapped if isinstance(wrapped, SerializationError) else exc from None
 
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
@@ -79,6 +84,11 @@ class FunctionTask(Task):  # type: ignore[misc]  # Celery has no types
         args, kwargs = cloudpickle.loads(pickle((args, kwargs), f"an argument of {self.name}"))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
+
+
+def _task_class(celery: Celery) -> type:
+    # On top of the app's own class, which may open a context around every task, as Flask's pattern does.
+    return type("FunctionTask", (FunctionTask, celery.Task), {"abstract": True, "__module__": __name__})
 
 
 class Function(Generic[P, R]):
@@ -99,7 +109,7 @@ class Function(Generic[P, R]):
         self.__module__, self.__qualname__ = raw.__module__, getattr(raw, "__qualname__", name)
         self.__wrapped__ = raw
         self._local = threading.local()
-        self.task: Any = app.celery.task(name=self.full_name, base=FunctionTask, shared=False, **self._task_options())(
+        self.task: Any = app.celery.task(name=self.full_name, base=_task_class(app.celery), shared=False, lazy=False)(
             raw
         )
         self.task.function = self
@@ -113,9 +123,6 @@ class Function(Generic[P, R]):
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
         return run_here(self, args, kwargs)
-
-    def _task_options(self) -> dict[str, Any]:
-        return {"lazy": False, "pydantic": False, "typing": True}
 
     def __repr__(self) -> str:
         return f"<Function {self.full_name}>"

@@ -92,6 +92,8 @@ class Store:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self.client: Any = client  # redis-py's types mix its sync and async results
         self.keys = keys
+        self.registered: dict[str, object] = {}
+        """The functions that this process knows to be in the registry."""
         self._scripts: dict[str, Any] = {}
         self._flags: bool | None = None
 

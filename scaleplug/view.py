@@ -41,14 +41,17 @@ class View:
         """Whether it must be looked at every tick."""
         return bool(self.containers) or self.registration.settings.min_containers > 0
 
-    def learn(self, state: FunctionState) -> None:
-        """Learn from what has happened since the last state: start times and service times."""
+    def learn(self, state: FunctionState, prepared_at: float) -> None:
+        """Learn start times and service times from what has happened since the last state.
+
+        A container that had to wait until the backend was prepared, at ``prepared_at``, only began to start then.
+        """
         for container, at in state.ready:
             known = self.containers.get(container)
             if known is not None and not known.ready:
                 known.ready = True
                 self.failures, self.learned = 0, True
-                self.start_time = policy.learn(self.start_time, max(0.0, at - known.requested_at))
+                self.start_time = policy.learn(self.start_time, max(0.0, at - max(known.requested_at, prepared_at)))
         if self.timed is not None and state.timed > self.timed:
             count = state.timed - self.timed
             self.service_time = policy.learn(self.service_time, (state.microseconds - self.microseconds) / count / 1e6)

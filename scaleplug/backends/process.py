@@ -45,6 +45,7 @@ class _ZygoteLink:
         self.pid = process.pid if process is not None else 0
         self.containers: dict[str, BackendContainer] = {}
         self.greeted = threading.Event()
+        self.loaded_at: float | None = None
         self.known: dict[str, Registration] = {}
         self.error: str | None = None
         self.lock = threading.Lock()
@@ -107,9 +108,16 @@ class ProcessBackend:
                 with contextlib.suppress(OSError):
                     link.tell({"op": "prepare", "functions": news})
 
+    def prepared_at(self, function: str) -> float:
+        """Return when the function's zygote had imported its code; now, while it has not."""
+        link = self._zygotes.get(self._path(self._find(function).source))
+        return time.time() if link is None or link.loaded_at is None else link.loaded_at
+
+    def _path(self, source: Source) -> Path:
+        return self.folder / f"{hashlib.sha256(repr(source).encode()).hexdigest()[:12]}.sock"
+
     def _zygote(self, source: Source) -> _ZygoteLink:
-        digest = hashlib.sha256(repr(source).encode()).hexdigest()[:12]
-        path = self.folder / f"{digest}.sock"
+        path = self._path(source)
         with self._lock:
             link = self._zygotes.get(path)
             if link is None:
@@ -167,7 +175,7 @@ class ProcessBackend:
 
     def _hear(self, link: _ZygoteLink, event: dict[str, Any]) -> None:
         if event["ev"] == "hello":
-            link.pid, link.error = event["pid"], event["error"]
+            link.pid, link.error, link.loaded_at = event["pid"], event["error"], event["loaded_at"]
             with self._lock:
                 for known in event["containers"]:
                     container = BackendContainer(**known)

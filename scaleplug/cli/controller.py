@@ -15,7 +15,9 @@ from scaleplug.settings import Config
 
 @click.command()
 @click.argument("programs", nargs=-1, metavar="[FILE|MODULE]...")
-@click.option("--redis-url", metavar="URL", help="The Redis that callers and containers share; else SCALEPLUG_REDIS_URL.")
+@click.option(
+    "--redis-url", metavar="URL", help="The Redis that callers and containers share; else SCALEPLUG_REDIS_URL."
+)
 @click.option(
     "--max-containers", type=click.IntRange(1), metavar="N",
     help="Containers of all functions on this host; else SCALEPLUG_MAX_CONTAINERS, or what its size allows.",
@@ -32,7 +34,9 @@ def command(programs: tuple[str, ...], redis_url: str | None, max_containers: in
     registrar: Any = import_module("scaleplug.cli.registrar")
     config = Config.from_environ(os.environ, redis_url=redis_url, max_containers=max_containers)
     if config.redis_url is None:
-        raise click.UsageError("no Redis is configured: set SCALEPLUG_REDIS_URL, or give --redis-url redis://HOST:6379/0")
+        raise click.UsageError(
+            "no Redis is configured: set SCALEPLUG_REDIS_URL, or give --redis-url redis://HOST:6379/0"
+        )
     runtime.Keyring(config.secret)  # or the error that tells how to make one
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)

@@ -175,9 +175,7 @@ class LiveDisplay(PlainDisplay):
 
     def _rows(self) -> list[str]:
         with self._lock:
-            return render(
-                self.tally, self.console, self.palette, width=self.screen.width, height=self.screen.height
-            )
+            return render(self.tally, self.console, self.palette, width=self.screen.width, height=self.screen.height)
 
     def _watch(self) -> None:
         polled = 0.0

@@ -75,7 +75,9 @@ def bar(done: int, total: int | None, width: int, *, ascii_only: bool = False) -
     halves = 2 * width if done >= total else int(2 * width * done / max(total, 1))
     whole, odd = divmod(halves, 2)
     filled = full * whole + half * odd
-    return Text.assemble((filled, "green" if done >= total else "cyan"), (empty * (width - len(filled)), "bright_black"))
+    return Text.assemble(
+        (filled, "green" if done >= total else "cyan"), (empty * (width - len(filled)), "bright_black")
+    )
 
 
 def done_row(done: Done, *, ascii_only: bool = False) -> Text:

@@ -47,7 +47,9 @@ class Interrupts:
         threading.Thread(target=self._watch, daemon=True, name="scaleplug-signals").start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         signal.set_wakeup_fd(-1)
         os.write(self._writer, b"\0")  # the thread ends
         for sig, handler in self._before.items():

@@ -161,7 +161,9 @@ def make_context(program: Program, target: Target, arguments: list[str]) -> clic
         return command.make_context(f"scaleplug run {name}", arguments)
     except click.NoSuchOption as exc:
         if exc.option_name in ("-q", "--quiet"):
-            exc.message = f"{exc.message.rstrip('.')}: scaleplug's own options come first: scaleplug run {exc.option_name} {name}"
+            exc.message = (
+                f"{exc.message.rstrip('.')}: scaleplug's own options come first: scaleplug run {exc.option_name} {name}"
+            )
         raise
 
 

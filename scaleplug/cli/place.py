@@ -72,9 +72,13 @@ def find_place(redis_url: str | None, run: str | None) -> Place:
         except ServerError:
             continue  # it is about to end
         if others := [_told(other) for other in instances if other is not instance]:
-            click.echo(f"scaleplug: showing {_told(instance)}, the newest run; --run chooses {listed(others, 'or')}", err=True)
+            click.echo(
+                f"scaleplug: showing {_told(instance)}, the newest run; --run chooses {listed(others, 'or')}", err=True
+            )
         return place
-    raise ServerError(f"the Redis of scaleplug run {listed([_told(i) for i in instances])} does not answer: it may be ending")
+    raise ServerError(
+        f"the Redis of scaleplug run {listed([_told(i) for i in instances])} does not answer: it may be ending"
+    )
 
 
 def _choose(instances: list[Instance], run: str | None) -> list[Instance]:

@@ -147,7 +147,10 @@ class Program:
         if isinstance(chosen, LocalEntrypoint):
             return chosen.command()
         return click.Command(
-            chosen.name, callback=chosen.remote, params=list(literal_options(chosen.raw, chosen.name)), help=chosen.__doc__
+            chosen.name,
+            callback=chosen.remote,
+            params=list(literal_options(chosen.raw, chosen.name)),
+            help=chosen.__doc__,
         )
 
     def redis_url(self) -> str | None:

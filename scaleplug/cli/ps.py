@@ -139,7 +139,9 @@ def _settings(settings: FunctionSettings | None) -> tuple[str, ...]:
 
 
 def _containers(census: Census) -> Text:
-    parts = [(f"{getattr(census, state):,} {state}", look[2]) for state, look in STATES.items() if getattr(census, state)]
+    parts = [
+        (f"{getattr(census, state):,} {state}", look[2]) for state, look in STATES.items() if getattr(census, state)
+    ]
     return Text(", ").join(Text(text, colour) for text, colour in parts) if parts else Text("none", "dim")
 
 

@@ -48,7 +48,11 @@ class MapRecord:
     @property
     def seconds_left(self) -> float | None:
         """Seconds until it is done, at that rate, once that rate is known."""
-        if self.progress.total is None or not self.rate or self.samples[-1][0] - self.samples[0][0] < LEAST_RATE_SECONDS:
+        if (
+            self.progress.total is None
+            or not self.rate
+            or self.samples[-1][0] - self.samples[0][0] < LEAST_RATE_SECONDS
+        ):
             return None
         return (self.progress.total - self.progress.done) / self.rate
 

@@ -33,7 +33,11 @@ def show_exception(exc: BaseException) -> None:
 
 def last_place(trace: TracebackType | None) -> str:
     """Return `file.py, line 7` of the innermost frame that is not scaleplug's."""
-    places = [(f.filename, f.lineno) for f in traceback.extract_tb(trace) if not _is_plumbing(f.filename) and f.filename[0] != "<"]
+    places = [
+        (f.filename, f.lineno)
+        for f in traceback.extract_tb(trace)
+        if not _is_plumbing(f.filename) and f.filename[0] != "<"
+    ]
     return f"{Path(places[-1][0]).name}, line {places[-1][1]}" if places else ""
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from signal import Signals
 
 from scaleplug.abc import BackendContainer, ContainerExit, StartRequest
-from scaleplug.registry import Source
+from scaleplug.registry import Registration
 
 
 @dataclass(slots=True)
@@ -40,11 +39,11 @@ class FakeBackend:
         on_exit: Callable[[str], object] = lambda _function: None,
     ) -> None:
         self.limit, self.known = limit, True
-        self.started: builtins.list[StartRequest] = []
-        self.warmed: set[Source] = set()
+        self.started: list[StartRequest] = []
+        self.warmed: set[str] = set()
         self._clock, self._on_exit = clock, on_exit
         self._containers: dict[str, _State] = {}
-        self._exits: builtins.list[ContainerExit] = []
+        self._exits: list[ContainerExit] = []
         self._start_failures: dict[str, Sequence[str]] = {}
         self._pids = itertools.count(1_000_000)
 
@@ -71,7 +70,7 @@ class FakeBackend:
 
     # -- the port --------------------------------------------------------------------------------------------------
 
-    def list(self) -> builtins.list[BackendContainer] | None:
+    def containers(self) -> list[BackendContainer] | None:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         if not self.known:
             return None
@@ -105,7 +104,7 @@ class FakeBackend:
         if container in self._containers:
             self._end(container, -9)
 
-    def exits(self) -> builtins.list[ContainerExit]:
+    def exits(self) -> list[ContainerExit]:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         self._enforce()
         exits, self._exits = self._exits, []
@@ -123,9 +122,13 @@ class FakeBackend:
     def adopt(self) -> None:
         """Find what is there already: it is all in this object."""
 
-    def warm(self, sources: set[Source]) -> None:
-        """Write down the sources that are to be ready."""
-        self.warmed = set(sources)
+    def prepared_at(self, function: str) -> float:  # noqa: ARG002  # there is nothing to prepare
+        """Return the Unix time from which on containers of the function could be started."""
+        return 0.0
+
+    def warm(self, registrations: Iterable[Registration]) -> None:
+        """Write down the functions that are to be ready."""
+        self.warmed = {registration.function for registration in registrations}
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

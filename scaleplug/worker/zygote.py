@@ -5,10 +5,10 @@ use. It reads its configuration (with the secret) from standard input, listens o
 at a time, and outlives it: a controller that restarts connects again and finds the containers it left. Messages are
 lines of JSON:
 
-    to the zygote       prepare (functions), start (functions, containers), stop (container, grace), kill (container),
-                        end (grace)
-    to the controller   hello (pid, containers, error), exit (container, function, code, reason, lines, asked),
-                        log (lines)
+    to the zygote       prepare (functions), start (functions, containers), stop (container, grace),
+                        kill (container), end (grace)
+    to the controller   hello (pid, error, loaded_at, containers), log (lines),
+                        exit (container, function, code, reason, lines, asked)
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class Zygote:
         self.config, self.source, self.listener, self.lifeline = config, source, listener, lifeline
         self.pid = os.getpid()
         self.error: str | None = None
+        self.loaded_at = 0.0
         self.children: dict[str, Child] = {}
         self.by_pid: dict[int, Child] = {}
         self.controller: socket.socket | None = None
@@ -81,6 +82,7 @@ class Zygote:
             self.source.load()
         except BaseException:  # noqa: BLE001  # user code may raise anything
             self.error = traceback.format_exc()
+        self.loaded_at = time.time()
         gc.collect()
         gc.freeze()
 
@@ -123,7 +125,9 @@ class Zygote:
         self.controller = connection
         self.selector.register(connection, selectors.EVENT_READ, self.on_orders)
         found = [{**asdict(c.request), "pid": c.pid, "started_at": c.started_at} for c in self.children.values()]
-        self.tell({"ev": "hello", "pid": os.getpid(), "error": self.error, "containers": found})
+        self.tell(
+            {"ev": "hello", "pid": self.pid, "error": self.error, "loaded_at": self.loaded_at, "containers": found}
+        )
         for exit_ in self.exits:
             self.tell(exit_)
         self.exits.clear()

@@ -1,0 +1,96 @@
+"""Run the benchmarks: all, or one; print the table, keep the figures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from benchmarks import burst, cold_start, decision, idle, kill, memory, report, round_trip, short_inputs
+from benchmarks.harness import Plan, Result, time_limit
+from benchmarks.machine import facts
+
+MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
+    "cold_start": cold_start.measure,
+    "burst": burst.measure,
+    "short_inputs": short_inputs.measure,
+    "memory": memory.measure,
+    "kill": kill.measure,
+    "decision": decision.measure,
+    "idle": idle.measure,
+    "round_trip": round_trip.measure,
+}
+LIMIT = 180.0
+"""Seconds that one measurement may take."""
+MARK = "BENCHMARKS_STARTED_BY"
+"""The environment variable by which what was started here is recognised at the end."""
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def main() -> int:
+    """Run; return the exit status: 0, or 1 if a measurement failed or left something behind."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, in a minute or so; docs/benchmarks.md stays as it is")
+    parser.add_argument("--only", choices=MEASUREMENTS, metavar="NAME", help=f"one of {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--json", type=Path, default=ROOT / "build" / "benchmarks.json", metavar="FILE", help="where the figures go")
+    options = parser.parse_args()
+    os.environ[MARK] = str(os.getpid())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every block ends what it started
+    console, machine, began = Console(), facts(), time.monotonic()
+    names = [options.only] if options.only else list(MEASUREMENTS)
+    results = run(names, Plan(quick=options.quick), console)
+    left = end_leftovers()
+    for line in left:
+        console.print(f"left behind, and ended now: {line}", style="red", markup=False)
+    machine["load average after"] = f"{os.getloadavg()[0]:.1f}"
+    report.print_table(results, console)
+    report.write_json(results, machine, options.json)
+    console.print(f"{time.monotonic() - began:.0f} s; figures: {options.json}", markup=False, highlight=False)
+    if len(results) == len(MEASUREMENTS) and not options.quick:
+        PAGE.write_text(report.page(results, machine, (time.monotonic() - began) / 60))
+        console.print(f"page: {PAGE}", markup=False, highlight=False)
+    return int(bool(left) or len(results) < len(names))
+
+
+def run(names: list[str], plan: Plan, console: Console) -> list[Result]:
+    """Run measurements one after the other; one that fails is told and left out."""
+    results = []
+    for name in names:
+        began = time.monotonic()
+        console.print(f"{name} ...", end=" ", highlight=False)
+        try:
+            with time_limit(LIMIT):
+                results.append(MEASUREMENTS[name](plan))
+            console.print(f"{time.monotonic() - began:.0f} s", highlight=False)
+        except Exception:
+            console.print("failed", style="red")
+            console.print_exception()
+    return results
+
+
+def end_leftovers() -> list[str]:
+    """End, by its id, every process that was started here and has not ended by itself; return what they were."""
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == os.environ[MARK]:
+                process.wait(2.0)  # it may be about to end
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == os.environ[MARK]:
+                left.append(f"{process.pid}: {' '.join(process.cmdline())}")
+                process.kill()
+    return left
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A hundred inputs of a second each, from zero containers, beside a worker with a hundred threads."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+from benchmarks import functions
+from benchmarks.harness import Plan, Result, Row, Summary
+from benchmarks.surroundings import surroundings
+from benchmarks.workers import Peer
+
+INPUTS = 100
+
+
+def measure(plan: Plan) -> Result:
+    ours: list[float] = []
+    theirs: list[float] = []
+    containers: list[int] = []
+    bursts = functions.bursts[: plan.rounds(3, 1)]
+    with surroundings(functions.app, functions.cold, *bursts) as around:
+        peer = Peer(around.redis.url)
+        functions.cold.remote()  # the zygote is there, and knows the functions
+        with peer.worker("--pool", "threads", "--concurrency", str(INPUTS)):
+            peer.map("hold", [0.01] * INPUTS)
+            for function in bursts:
+                began = time.perf_counter()
+                processes = list(function.map([1.0] * INPUTS))
+                ours.append(time.perf_counter() - began)
+                containers.append(len(set(processes)))
+                around.wait_for_zero(function)
+                began = time.perf_counter()
+                peer.map("hold", [1.0] * INPUTS)
+                theirs.append(time.perf_counter() - began)
+    mine, peers = Summary.of(ours, "s"), Summary.of(theirs, "s")
+    return Result(
+        name="burst",
+        rows=(
+            Row(
+                what="100 inputs of 1 s from zero containers, all results",
+                unit="s",
+                ours=mine.p50,
+                peer=peers.p50,
+                peer_is="celery worker -P threads -c 100, running already",
+                most=4.0,
+            ),
+            Row(
+                what="containers that took part, the fewest of all rounds",
+                unit="",
+                ours=min(containers),
+                peer=None,
+                peer_is="1 process with 100 threads",
+                least=INPUTS,
+            ),
+        ),
+        samples={"100 x 1 s": mine, "celery threads": peers},
+        unfair=(
+            "In the peer's favour: its worker and all its threads run before the first input is sent, and stay when there is none.",
+        ),
+        remarks=(
+            f"Each of the {len(bursts)} rounds calls a function of which nothing was learned before.",
+            f"Median number of containers: {statistics.median(containers):g}.",
+        ),
+    )

@@ -1,0 +1,39 @@
+"""The functions that are measured. Numbered ones are alike: each is called from a state in which nothing was learned."""
+
+from __future__ import annotations
+
+import scaleplug
+from benchmarks import bodies
+
+ROUNDS = 5
+"""How many of each numbered kind there are."""
+
+app = scaleplug.App("benchmarks")
+
+
+@app.function(scaledown_window=2)
+def cold() -> None:
+    pass
+
+
+@app.function(max_containers=1)
+def warm(number: int) -> int:
+    return number
+
+
+@app.function(min_containers=20, max_containers=20)
+def resting(seconds: float) -> int:
+    return bodies.hold(seconds)
+
+
+@app.function(max_containers=2)
+def note(path: str, seconds: float) -> None:
+    bodies.note(path, seconds)
+
+
+def hold(seconds: float) -> int:
+    return bodies.hold(seconds)
+
+
+bursts = [app.function(name=f"burst_{n}", max_containers=100, scaledown_window=2)(hold) for n in range(ROUNDS)]
+shorts = [app.function(name=f"short_{n}", max_containers=200, scaledown_window=2)(hold) for n in range(ROUNDS)]

@@ -1,0 +1,33 @@
+"""The peer: a plain Celery app with the same bodies, as ``celery -A benchmarks.peer worker`` finds it."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from benchmarks import bodies
+
+URL = "BENCHMARKS_REDIS_URL"
+"""The environment variable that tells a worker its Redis."""
+
+
+def nothing() -> None:
+    pass
+
+
+def echo(number: int) -> int:
+    return number
+
+
+def make_app(url: str) -> Celery:
+    """Return the app with Celery's default settings; ``note`` is acknowledged late, so that a dead worker's can come back."""
+    made = Celery("peer", broker=url, backend=url)
+    for function in (nothing, echo, bodies.hold):
+        made.task(name=f"peer.{function.__name__}")(function)
+    made.task(name="peer.note", acks_late=True)(bodies.note)
+    made.finalize()
+    return made
+
+
+app = make_app(os.environ.get(URL, "memory://"))

@@ -1,0 +1,110 @@
+"""Tell the results: a table for the terminal, JSON, and ``docs/benchmarks.md``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import Result, Row
+
+COMMAND = "python -m benchmarks"
+HEADS = ("what", "ours", "peer", "the peer", "ratio", "target", "met")
+INTRODUCTION = """\
+# Benchmarks
+
+What `{command}` printed on {machine}. It takes about {minutes} minutes, starts everything it needs and ends it again.
+`--quick` is a first look with fewer rounds, `--only NAME` runs one measurement; neither writes this page.
+
+```sh
+{command}
+```
+
+Each figure stands beside its peer's from the same run, on the same Redis; ours and the peer's rounds take turns. The ratio tells how
+many times better ours is. Times are medians unless the row says otherwise.
+"""
+
+
+def print_table(results: Sequence[Result], console: Console) -> None:
+    """Print the rows of all results."""
+    table = Table(*HEADS, title="scaleplug beside plain Celery", title_justify="left")
+    for result in results:
+        for row in result.rows:
+            table.add_row(*cells(row), style="red" if row.met is False else "")
+        table.add_section()
+    console.print(table)
+
+
+def write_json(results: Sequence[Result], machine: Mapping[str, str], path: Path) -> None:
+    """Write everything that was found."""
+    rows = [
+        {**asdict(result), "rows": [{**asdict(row), "ratio": row.ratio, "met": row.met} for row in result.rows]}
+        for result in results
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": dict(machine), "results": rows}, indent=2) + "\n")
+
+
+def page(results: Sequence[Result], machine: Mapping[str, str], minutes: float) -> str:
+    """Return the page of the documentation."""
+    where = f"{machine['cores']} cores with {machine['memory']} ({machine['date']})"
+    parts = [INTRODUCTION.format(command=COMMAND, machine=where, minutes=max(1, round(minutes)))]
+    parts.append(_grid(HEADS, [cells(row) for result in results for row in result.rows]))
+    parts.append("## How each was measured, and what is unfair\n")
+    for result in results:
+        lines = [f"- {text}" for text in (*result.remarks, *(f"Unfair: {text}" for text in result.unfair))]
+        parts.append("\n".join([f"**{result.name}**\n", *lines, ""]))
+    parts.append("## The samples\n\nThe spread is the width of the middle half as a share of the median.\n")
+    parts.append(_grid(("measurement", "samples", "n", "p50", "p95", "p99", "least", "most", "spread"), _samples(results)))
+    parts.append("## The machine\n")
+    parts.append(_grid(("", ""), list(machine.items())))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a row of the table as text."""
+    least = "at least " if row.peer_least else ""
+    peer = "" if row.peer is None else least + number(row.peer, row.unit)
+    ratio = "" if row.ratio is None else f"{'> ' if row.peer_least else ''}{_digits(row.ratio)} x"
+    met = "" if row.met is None else ("yes" if row.met else "NO")
+    return row.what, number(row.ours, row.unit), peer, row.peer_is, ratio, _target(row), met
+
+
+def number(value: float, unit: str) -> str:
+    """Return a value with three digits or so, and its unit."""
+    return f"{_digits(value)}{'' if unit == '%' or not unit else ' '}{unit}"
+
+
+def _digits(value: float) -> str:
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _target(row: Row) -> str:
+    bounds = []
+    if row.most is not None:
+        bounds.append(f"at most {number(row.most, row.unit)}")
+    if row.least is not None:
+        bounds.append(f"at least {number(row.least, row.unit)}")
+    if row.least_ratio is not None:
+        bounds.append(f"at least {row.least_ratio:g} x")
+    return ", ".join(bounds)
+
+
+def _samples(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    rows = []
+    for result in results:
+        for name, s in result.samples.items():
+            values = (number(value, s.unit) for value in (s.p50, s.p95, s.p99, s.low, s.high))
+            rows.append((result.name, name, str(s.count), *values, f"{100 * s.spread:.0f} %"))
+    return rows
+
+
+def _grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
