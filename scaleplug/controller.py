@@ -203,6 +203,7 @@ class Controller:
             view, state = self.views[function], states[function]
             view.learn(state, self.backend.prepared_at(function))
             self._enforce_timeouts(view, state, now)
+            self._replace_stalled(view, state, now)
             load = view.load(state, now)
             decision = policy.decide(
                 view.registration.settings, load, view.snapshot(state), now, hold_until=self.hold_until
@@ -231,6 +232,13 @@ class Controller:
             if known is not None:
                 known.blameless = known.draining = True
             logger.warning("an input of %s ran longer than its timeout: its container is replaced", function)
+            self.backend.kill(container)
+
+    def _replace_stalled(self, view: View, state: FunctionState, now: float) -> None:
+        for container in view.stalled(state, now):
+            view.containers[container].draining = view.containers[container].blameless = True
+            function = view.registration.function
+            logger.warning("a container of %s takes no inputs though some are pending: it is replaced", function)
             self.backend.kill(container)
 
     def _let_go(self, view: View, decision: policy.Decision) -> None:

@@ -9,6 +9,9 @@ from scaleplug.registry import Registration
 from scaleplug.store import FunctionState
 
 
+STALL_SECONDS = 3.0
+
+
 @dataclass(slots=True)
 class Known:
     """A container as the controller sees it."""
@@ -34,6 +37,7 @@ class View:
     failures: int = 0
     back_off_until: float = 0.0
     desired: int | None = None
+    stalled_since: float | None = None
     learned: bool = False
 
     @property
@@ -82,6 +86,21 @@ class View:
             busy=sum(1 for c, k in live.items() if k.ready and c not in idle),
             draining=len(self.containers) - len(live),
         )
+
+    def stalled(self, state: FunctionState, now: float) -> list[str]:
+        """Return containers that have been idle beside pending inputs for too long: frozen, or deaf.
+
+        A healthy one takes a pending input within milliseconds, so progress is what counts as life.
+        """
+        if not state.pending or not state.idle:
+            self.stalled_since = None
+            return []
+        if self.stalled_since is None:
+            self.stalled_since = now
+        if now - self.stalled_since < STALL_SECONDS:
+            return []
+        since, self.stalled_since = self.stalled_since, None
+        return [c for c, idle_since in state.idle if c in self.containers and idle_since <= since]
 
     def check_by(self, when: float) -> None:
         """Look again no later than ``when``."""

@@ -118,6 +118,13 @@ def test_what_a_frozen_container_takes_comes_back_when_it_is_gone(surroundings: 
     assert call.get(timeout=10) != pid
 
 
+def test_a_frozen_idle_container_is_replaced(surroundings: Surroundings) -> None:
+    pids = set(jobs.pid_after.map([0.0] * 4))
+    for pid in pids | {int(r["pid"]) for r in surroundings.containers(jobs.pid_after).values() if r.get("pid")}:
+        os.kill(pid, signal.SIGSTOP)
+    assert jobs.pid_after.spawn(0).get(timeout=15) not in pids
+
+
 def test_a_broken_connection_loses_nothing_and_is_made_again(surroundings: Surroundings, tmp_path: Path) -> None:
     client = surroundings.store.client
     call = jobs.note.spawn(str(tmp_path), "cut", 1.0)
