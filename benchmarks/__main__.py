@@ -34,18 +34,20 @@ MARK = "BENCHMARKS_STARTED_BY"
 """The environment variable by which what was started here is recognised at the end."""
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
+FIGURES = ROOT / "build" / "benchmarks.json"
 
 
 def main() -> int:
     """Run; return the exit status: 0, or 1 if a measurement failed or left something behind."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, in a minute or so; docs/benchmarks.md stays as it is")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, in about a minute; writes no page")
     parser.add_argument("--only", choices=MEASUREMENTS, metavar="NAME", help=f"one of {', '.join(MEASUREMENTS)}")
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "benchmarks.json", metavar="FILE", help="where the figures go")
+    parser.add_argument("--json", type=Path, default=FIGURES, metavar="FILE", help="where the figures go")
     options = parser.parse_args()
     os.environ[MARK] = str(os.getpid())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every block ends what it started
-    console, machine, began = Console(), facts(), time.monotonic()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    machine, began = facts(), time.monotonic()
     names = [options.only] if options.only else list(MEASUREMENTS)
     results = run(names, Plan(quick=options.quick), console)
     left = end_leftovers()
@@ -71,7 +73,7 @@ def run(names: list[str], plan: Plan, console: Console) -> list[Result]:
             with time_limit(LIMIT):
                 results.append(MEASUREMENTS[name](plan))
             console.print(f"{time.monotonic() - began:.0f} s", highlight=False)
-        except Exception:
+        except Exception:  # noqa: BLE001  # the others can still be measured
             console.print("failed", style="red")
             console.print_exception()
     return results

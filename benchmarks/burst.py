@@ -55,7 +55,7 @@ def measure(plan: Plan) -> Result:
         ),
         samples={"100 x 1 s": mine, "celery threads": peers},
         unfair=(
-            "In the peer's favour: its worker and all its threads run before the first input is sent, and stay when there is none.",
+            "In the peer's favour: its worker and its threads run before the first input and stay after the last.",
         ),
         remarks=(
             f"Each of the {len(bursts)} rounds calls a function of which nothing was learned before.",

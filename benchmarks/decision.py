@@ -52,8 +52,9 @@ def measure(_plan: Plan) -> Result:
         samples={"publish to decision": decided, "publish to a ready container": started, "poll, arithmetic": polled},
         unfair=("The peer's figure is arithmetic: a real poll adds the work of polling.",),
         remarks=(
-            f"{len(measured)} functions, each called once, from zero containers. Published: the caller's clock just before spawn(). "
-            "Decided: Redis's clock, on the same host, when the controller read the load that it decided on; the order to "
-            f"start goes out a moment later, and the container is ready {started.p50:.1f} ms (p50) after the publish.",
+            f"{len(measured)} functions, each called once, from zero containers.",
+            "Published: the caller's clock just before spawn().",
+            "Decided: the clock of Redis, on the same host, when the controller read the load that it decided on.",
+            f"The order to start goes out a moment later; the container is ready {started.p50:.1f} ms after the publish (p50).",
         ),
     )

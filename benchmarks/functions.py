@@ -1,4 +1,4 @@
-"""The functions that are measured. Numbered ones are alike: each is called from a state in which nothing was learned."""
+"""The functions that are measured. Numbered ones are alike, so that one of which nothing was learned can be called."""
 
 from __future__ import annotations
 

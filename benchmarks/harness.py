@@ -50,7 +50,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure beside its peer's, and the bounds it must keep; ``peer_least``: the peer's is at least this, not measured to its end."""
+    """One figure beside its peer's, and its bounds; ``peer_least``: the peer's was not measured to its end."""
 
     what: str
     unit: str
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What one measurement found; ``unfair`` tells what is in our favour, ``remarks`` what else a reader should know."""
+    """What one measurement found; ``unfair`` tells what is in our favour, ``remarks`` what else to know."""
 
     name: str
     rows: tuple[Row, ...]

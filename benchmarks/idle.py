@@ -79,8 +79,9 @@ def measure(plan: Plan) -> Result:
             ),
         ),
         remarks=(
-            f"Over {took:.0f} s, both at the same time, each on a Redis of its own. Commands inside scripts count too, those of the "
-            f"measurement don't. Our Redis itself takes {redis_cpu:.2f} % of a core.",
+            f"Over {took:.0f} s, both at the same time, each on a Redis of its own.",
+            f"Our Redis itself takes {redis_cpu:.2f} % of a core, which is not in the row above.",
+            "Commands inside scripts count too; those of the measurement itself don't.",
             "The run's process is this one, which also takes the measurement.",
         ),
         unfair=(

@@ -1,4 +1,4 @@
-"""A container is killed in mid-input: how soon does the input start elsewhere?"""
+"""A container is killed in mid-input: how soon its input starts elsewhere."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def measure(plan: Plan) -> Result:
     visibility = float(Channel.visibility_timeout)
     with surroundings(functions.app, functions.note) as around, tempfile.TemporaryDirectory() as folder:
         functions.note.remote(str(Path(folder, "first")), 0)
-        samples = [
-            1000 * _ours(around, Path(folder, str(number))) for number in range(plan.rounds(60, 20))
-        ]
+        samples = [1000 * _ours(around, Path(folder, str(number))) for number in range(plan.rounds(60, 20))]
         waited = None if plan.quick else _peer(Peer(around.redis.url), Path(folder, "peer"))
     mine = Summary.of(samples, "ms")
     if plan.quick:
@@ -52,12 +50,11 @@ def measure(plan: Plan) -> Result:
         ),
         samples={"killed to started again": mine},
         unfair=(
-            "The killed process is on the controller's own host, whose kernel tells of its death at once; a host that is lost "
-            "takes longer to be noticed.",
+            "The kernel of the controller's own host tells of the death at once; a host that is lost is noticed later.",
         ),
         remarks=(
             "No other container stands by: the time includes the start of a new one.",
-            f"The peer: {remark}. A shorter timeout is possible there; tasks that take longer than it then run more than once.",
+            f"The peer: {remark}. With a shorter timeout, tasks that take longer than it run more than once.",
         ),
     )
 
@@ -84,7 +81,7 @@ def _peer(peer: Peer, path: Path) -> float | None:
     ):
         peer.delay("note", str(path), LONG)
         process, _ = wait_until(lambda: _starts(path)[:1], "the task starts")[0]
-        victim = one if process == one.pid else two
+        victim = {one.pid: one, two.pid: two}[process]
         time.sleep(MID_INPUT)
         killed = time.time()
         victim.kill()

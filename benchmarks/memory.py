@@ -10,7 +10,7 @@ import psutil
 
 from benchmarks import functions
 from benchmarks.harness import Plan, Result, Row, wait_until
-from benchmarks.surroundings import surroundings
+from benchmarks.surroundings import Surroundings, surroundings
 from benchmarks.workers import Peer
 
 CONTAINERS = 20
@@ -19,17 +19,10 @@ PEERS = 3
 
 def measure(_plan: Plan) -> Result:
     if not Path("/proc/self/smaps_rollup").exists():
-        raise RuntimeError("the memory that processes share is read from /proc/PID/smaps_rollup, which this system doesn't have")
+        raise RuntimeError("needs Linux: it is read from /proc/PID/smaps_rollup")
     with surroundings(functions.app, functions.resting) as around:
-        records = wait_until(
-            lambda: (found := around.containers(functions.resting))
-            and len(found) == CONTAINERS
-            and all(r["state"] == "ready" for r in found.values())
-            and found,
-            f"{CONTAINERS} containers are ready",
-        )
+        containers = wait_until(lambda: _ready(around), f"{CONTAINERS} containers are ready")
         used = set(functions.resting.map([0.3] * CONTAINERS))  # an idle container has run something before
-        containers = [int(record["pid"]) for record in records.values()]
         zygotes = {psutil.Process(pid).ppid() for pid in containers}
         each = [pss(pid) for pid in containers]
         zygote = sum(map(pss, zygotes))
@@ -57,15 +50,22 @@ def measure(_plan: Plan) -> Result:
             ),
         ),
         unfair=(
-            f"A container's memory is shared with its zygote only as far as nothing writes to it: these have run one input each "
-            f"({len(used)} of {CONTAINERS} at least), of a function without heavy imports.",
-            "The container's Celery worker has no remote control, no gossip and no heartbeat; the peer has Celery's defaults.",
+            "A container shares what its zygote has loaded until it writes to it; this function imports nothing heavy.",
+            "A container's Celery worker has no remote control, gossip and heartbeat; the peer has Celery's defaults.",
         ),
         remarks=(
-            f"Zygote alone {zygote:.1f} MiB, a container alone {statistics.median(each):.1f} MiB, controller {controller:.1f} MiB; "
-            "the private Redis is left out on both sides.",
+            f"{len(used)} of the {CONTAINERS} had run an input, and so had each of the {PEERS} workers of the peer.",
+            f"Zygote {zygote:.1f} MiB, a container {statistics.median(each):.1f} MiB, controller {controller:.1f} MiB.",
+            "The private Redis is left out on both sides.",
         ),
     )
+
+
+def _ready(around: Surroundings) -> list[int]:
+    """Return the containers' processes when all are ready."""
+    records = around.containers(functions.resting).values()
+    processes = [int(record["pid"]) for record in records if record.get("state") == "ready"]
+    return processes if len(processes) == CONTAINERS else []
 
 
 def _workers(peer: Peer) -> list[float]:

@@ -21,7 +21,7 @@ def echo(number: int) -> int:
 
 
 def make_app(url: str) -> Celery:
-    """Return the app with Celery's default settings; ``note`` is acknowledged late, so that a dead worker's can come back."""
+    """Return the app with Celery's default settings; only ``note`` is acknowledged late, so that it can come back."""
     made = Celery("peer", broker=url, backend=url)
     for function in (nothing, echo, bodies.hold):
         made.task(name=f"peer.{function.__name__}")(function)

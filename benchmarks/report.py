@@ -14,6 +14,7 @@ from benchmarks.harness import Result, Row
 
 COMMAND = "python -m benchmarks"
 HEADS = ("what", "ours", "peer", "the peer", "ratio", "target", "met")
+SAMPLE_HEADS = ("measurement", "samples", "n", "p50", "p95", "p99", "least", "most", "spread")
 INTRODUCTION = """\
 # Benchmarks
 
@@ -24,8 +25,8 @@ What `{command}` printed on {machine}. It takes about {minutes} minutes, starts 
 {command}
 ```
 
-Each figure stands beside its peer's from the same run, on the same Redis; ours and the peer's rounds take turns. The ratio tells how
-many times better ours is. Times are medians unless the row says otherwise.
+Each figure stands beside its peer's from the same run; ours and the peer's rounds take turns. The ratio tells how many
+times better ours is. Figures are medians where the row doesn't say otherwise.
 """
 
 
@@ -59,7 +60,7 @@ def page(results: Sequence[Result], machine: Mapping[str, str], minutes: float) 
         lines = [f"- {text}" for text in (*result.remarks, *(f"Unfair: {text}" for text in result.unfair))]
         parts.append("\n".join([f"**{result.name}**\n", *lines, ""]))
     parts.append("## The samples\n\nThe spread is the width of the middle half as a share of the median.\n")
-    parts.append(_grid(("measurement", "samples", "n", "p50", "p95", "p99", "least", "most", "spread"), _samples(results)))
+    parts.append(_grid(SAMPLE_HEADS, _samples(results)))
     parts.append("## The machine\n")
     parts.append(_grid(("", ""), list(machine.items())))
     return "\n".join(parts).rstrip() + "\n"

@@ -49,7 +49,7 @@ def measure(plan: Plan) -> Result:
             ),
         ),
         samples={"remote()": mine, "delay().get()": peers, "map": rate, "group": their_rate},
-        unfair=("A map sends its inputs in bulk and reads results over one stream; a group sends and reads one by one.",),
+        unfair=("A map sends its inputs and reads its results in bulk; a group does both one by one.",),
     )
 
 

@@ -56,6 +56,6 @@ def measure(plan: Plan) -> Result:
             ),
         ),
         samples={"2,000 x 1 ms": mine, "celery prefork": peers},
-        unfair=("A map sends its inputs in bulk and reads results over one stream; a group sends and reads one by one.",),
+        unfair=("A map sends its inputs and reads its results in bulk; a group does both one by one.",),
         remarks=(f"Containers started, by round: {', '.join(map(str, started))}; max_containers is 200.",),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from benchmarks.harness import wait_until
@@ -31,7 +32,10 @@ class Surroundings:
     def wait_for_zero(self, *functions: Any) -> None:
         """Wait until none of the functions has a container."""
         for function in functions:
-            wait_until(lambda f=function: not self.containers(f), f"{function.full_name} has no container")
+            wait_until(partial(self._has_none, function), f"{function.full_name} has no container")
+
+    def _has_none(self, function: Any) -> bool:
+        return not self.containers(function)
 
     def started(self, function: Any) -> list[dict[str, str]]:
         """Return the records of all containers a function ever had (in the last hour)."""

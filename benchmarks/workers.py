@@ -53,7 +53,7 @@ class Peer:
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env={**os.environ, URL: self.url}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_end_with_parent(),
+                start_new_session=True, preexec_fn=_end_with_parent(),  # noqa: PLW1509  # one system call, made ready before
             )  # fmt: skip
             try:
                 yield process

@@ -1,4 +1,4 @@
-"""The smallest job: `scaleplug run examples/hello.py --upto 100`."""
+"""The smallest example: `scaleplug run examples/hello.py --upto 100`."""
 
 import scaleplug
 

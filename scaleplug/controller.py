@@ -161,6 +161,9 @@ class Controller:
             hot |= unknown & self.views.keys()
         if tick:
             self._last_tick = now
+            inhabited = sorted(f for f, v in self.views.items() if v.containers)
+            if inhabited:
+                self._replace_stalled(inhabited)
             hot |= {f for f, v in self.views.items() if v.hot}
             cold = [f for f in self.views if f not in hot]
             if self.store.any_pending(cold):
@@ -203,7 +206,6 @@ class Controller:
             view, state = self.views[function], states[function]
             view.learn(state, self.backend.prepared_at(function))
             self._enforce_timeouts(view, state, now)
-            self._replace_stalled(view, state, now)
             load = view.load(state, now)
             decision = policy.decide(
                 view.registration.settings, load, view.snapshot(state), now, hold_until=self.hold_until
@@ -234,8 +236,14 @@ class Controller:
             logger.warning("an input of %s ran longer than its timeout: its container is replaced", function)
             self.backend.kill(container)
 
-    def _replace_stalled(self, view: View, state: FunctionState, now: float) -> None:
-        for container in view.stalled(state, now):
+    def _replace_stalled(self, functions: list[str]) -> None:
+        now, states = self.store.load(functions)
+        taking = self.store.taking(functions)
+        for function, state in states.items():
+            self._kill_stalled(self.views[function], self.views[function].stalled(state, taking, now))
+
+    def _kill_stalled(self, view: View, containers: list[str]) -> None:
+        for container in containers:
             view.containers[container].draining = view.containers[container].blameless = True
             function = view.registration.function
             logger.warning("a container of %s takes no inputs though some are pending: it is replaced", function)

@@ -256,6 +256,10 @@ class Store:
         states = {f: _function_state(row) for f, row in zip(functions, result[1:], strict=True)}
         return float(result[0]), states
 
+    def taking(self, functions: Sequence[str]) -> set[str]:
+        """Return the idle containers that have been given a message and have not claimed it yet."""
+        return {_str(c) for c in self._run("taking", *functions)}
+
     def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float]]) -> bool:
         """Write down (container, function, slot, backend, host, time) before each start; False without the lease."""
         return bool(self._run("started", token, *(value for row in containers for value in row)))

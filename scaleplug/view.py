@@ -8,8 +8,7 @@ from scaleplug import policy
 from scaleplug.registry import Registration
 from scaleplug.store import FunctionState
 
-
-STALL_SECONDS = 3.0
+STALL_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -37,7 +36,8 @@ class View:
     failures: int = 0
     back_off_until: float = 0.0
     desired: int | None = None
-    stalled_since: float | None = None
+    ignoring: dict[str, float] = field(default_factory=dict)
+    """Idle containers by the time since when they have ignored an input."""
     learned: bool = False
 
     @property
@@ -87,20 +87,15 @@ class View:
             draining=len(self.containers) - len(live),
         )
 
-    def stalled(self, state: FunctionState, now: float) -> list[str]:
-        """Return containers that have been idle beside pending inputs for too long: frozen, or deaf.
+    def stalled(self, state: FunctionState, taking: set[str], now: float) -> list[str]:
+        """Return idle containers that have ignored an input for too long: frozen, or deaf.
 
-        A healthy one takes a pending input within milliseconds, so progress is what counts as life.
+        A healthy one takes a pending input, or claims one it was given, within milliseconds: progress is what counts as
+        life.
         """
-        if not state.pending or not state.idle:
-            self.stalled_since = None
-            return []
-        if self.stalled_since is None:
-            self.stalled_since = now
-        if now - self.stalled_since < STALL_SECONDS:
-            return []
-        since, self.stalled_since = self.stalled_since, None
-        return [c for c, idle_since in state.idle if c in self.containers and idle_since <= since]
+        ignoring = {c for c, _ in state.idle if c in self.containers and (state.pending or c in taking)}
+        self.ignoring = {c: self.ignoring.get(c, now) for c in ignoring}
+        return [c for c, since in self.ignoring.items() if now - since >= STALL_SECONDS]
 
     def check_by(self, when: float) -> None:
         """Look again no later than ``when``."""

@@ -170,6 +170,7 @@ class ProcessBackend:
         with contextlib.suppress(OSError, ValueError), link.connection.makefile("rb") as lines:
             for line in lines:
                 self._hear(link, json.loads(line))
+        link.connection.close()
         if not self._closed:
             self._lost(link)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib import import_module
-from typing import Any
 
 import click
 
+from scaleplug.cli.registrar import register_programs
+from scaleplug.runtime import control, controller_folder
+from scaleplug.serializer import Keyring
+from scaleplug.server import mask_url
 from scaleplug.settings import Config
 
 
@@ -30,27 +32,25 @@ def command(programs: tuple[str, ...], redis_url: str | None, max_containers: in
     containers that run get SCALEPLUG_STOP_GRACE seconds at the end; a second signal hurries. Of several controllers
     of one namespace one acts and the others stand by.
     """
-    runtime: Any = import_module("scaleplug.runtime")
-    registrar: Any = import_module("scaleplug.cli.registrar")
     config = Config.from_environ(os.environ, redis_url=redis_url, max_containers=max_containers)
     if config.redis_url is None:
         raise click.UsageError(
             "no Redis is configured: set SCALEPLUG_REDIS_URL, or give --redis-url redis://HOST:6379/0"
         )
-    runtime.Keyring(config.secret)  # or the error that tells how to make one
+    Keyring(config.secret)  # or the error that tells how to make one
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger().setLevel(logging.WARNING)
     logger = logging.getLogger("scaleplug")
     logger.setLevel(level)
-    url = runtime.mask_url(config.redis_url)
+    url = mask_url(config.redis_url)
     logger.info("controller %d on Redis at %s, namespace %s", os.getpid(), url, config.namespace)
-    names = registrar.register_programs(programs, config) if programs else []
+    names = register_programs(programs, config) if programs else []
     if names:
         logger.info("registered %s", ", ".join(names))
 
     def ready() -> None:
         logger.info("ready; functions known: %s", ", ".join(names) or "those that callers register")
 
-    runtime.control(config, runtime.controller_folder(config), lifeline=None, grace=config.stop_grace, ready=ready)
+    control(config, controller_folder(config), lifeline=None, grace=config.stop_grace, ready=ready)
     logger.info("ended")

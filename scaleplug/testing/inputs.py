@@ -129,7 +129,7 @@ def crashed(item: LocalInput) -> ContainerCrashError:
     """Return the error of an input that took too many containers down."""
     return ContainerCrashError(
         f"the input took its container of {item.function.full_name} down {item.runs} times"
-        " (the last one was killed by SIGKILL): it is not tried again"
+        " (the last time: killed by SIGKILL): it is not tried again"
     )
 
 

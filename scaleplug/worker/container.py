@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, states, signals
 from celery.app.trace import build_tracer
 from celery.concurrency import solo
 from celery.utils.nodenames import nodename
@@ -24,6 +24,7 @@ from celery.worker.consumer import Consumer
 from kombu import Connection
 
 from scaleplug.abc import StartRequest
+from scaleplug.errors import SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.serializer import NAME, Keyring
@@ -45,6 +46,16 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def connection_for_read(self, heartbeat: float | None = None) -> Connection:  # noqa: ARG002
         return Connection(transport=Transport, transport_options=self.controller.transport_options)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        # Celery would only drop the input, and its caller would wait for ever.
+        wrapped = exc.args[0] if exc.args else exc
+        function = message.headers["task"]
+        error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
+        told = self.controller.transport_options["intake"].fail(message.delivery_tag, error)
+        if not told and not message.headers.get("ignore_result"):
+            self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
+        super().on_decode_error(message, exc)
 
     def start(self) -> None:
         # Once, and only as far as the loop: the loop itself begins after the fork. The transport reconnects by itself.

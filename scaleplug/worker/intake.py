@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import SerializationError
-from scaleplug.serializer import CONTENT_TYPE, INPUT, Keyring, input_context
+from scaleplug.serializer import CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
 from scaleplug.store import Store
 
 logger = logging.getLogger(__name__)
@@ -280,6 +280,15 @@ class Intake:
         self._cold = False
         if not owned:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
+
+    def fail(self, tag: str, error: Exception) -> bool:
+        """Settle that an input fails without having run; return whether its caller will be told."""
+        claim = self.claims.get(tag)
+        if claim is None or not claim.reply:
+            return False
+        claim.failed = True
+        claim.outcome = seal_failure(self.keyring, f"{claim.reply['call']}|{claim.reply['index']}", error)
+        return True
 
     def requeue(self, tag: str) -> None:
         """Put an input back at the head of its queue."""

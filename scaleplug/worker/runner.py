@@ -34,6 +34,7 @@ class Runner:
         self.keyring: Keyring | None = None
         self._loop: asyncio.Runner | None = None
         self._main_claim: Claim | None = None
+        self._main_task: asyncio.Task[Any] | None = None
         self.__name__ = getattr(raw, "__name__", "function")
         self.__wrapped__ = raw
 
@@ -54,7 +55,9 @@ class Runner:
                 value = self._call(args, kwargs)
             finally:
                 self._main_claim = None
-        except CELERYS_OWN:
+        except CELERYS_OWN as exc:
+            if claim.reply and not isinstance(exc, Retry):
+                self._fail(claim, exc)  # Celery stores nothing then, and somebody waits
             raise
         except InputCancellation:
             self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while it ran"))
@@ -72,7 +75,24 @@ class Runner:
             return self.raw(*args, **kwargs)
         if self._loop is None:
             self._loop = asyncio.Runner()
-        return self._loop.run(self.raw(*args, **kwargs))
+        claim = self._main_claim
+        try:
+            return self._loop.run(self._hold(self.raw(*args, **kwargs)))
+        except asyncio.CancelledError:
+            if claim is not None and claim.verdict == "cancel":
+                raise InputCancellation from None
+            raise
+
+    async def _hold(self, coroutine: Any) -> Any:
+        """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
+        self._main_task = asyncio.current_task()
+        try:
+            if self._main_claim is not None and self._main_claim.verdict == "cancel":
+                coroutine.close()
+                raise InputCancellation
+            return await coroutine
+        finally:
+            self._main_task = None
 
     def _current_claim(self) -> Claim | None:
         request = current_task.request if current_task else None
@@ -115,8 +135,10 @@ class Runner:
         claim = self._main_claim
         if claim is not None and claim.id == input_id:
             claim.verdict = "cancel"
-            main = threading.main_thread().ident
-            if main is not None:
+            task, main = self._main_task, threading.main_thread().ident
+            if task is not None:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            elif main is not None and not self.is_async:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     def _on_cancel_signal(self, *_: Any) -> None:

@@ -16,7 +16,7 @@ from scaleplug.abc import BackendContainer, ContainerBackend, ContainerExit, Sta
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.client import RedisCaller
 from scaleplug.registry import Registration, Source
-from scaleplug.settings import Config, FunctionSettings
+from scaleplug.settings import Config, FunctionSettings, use_config
 from scaleplug.testing import FakeBackend
 from tests.contract import functions
 from tests.helpers import wait_until
@@ -73,6 +73,7 @@ class ProcessStage:
         self.left: list[str] = []
         self.config = Config(redis_url=redis_url, secret="x" * 32, max_containers=LIMIT)
         self.folder = folder
+        use_config(self.config)
         self.caller = RedisCaller(self.config)
         broken = folder / "broken.py"
         broken.write_text("raise ImportError('it is broken')")
@@ -112,6 +113,7 @@ class ProcessStage:
         self.backend.end(0.0)
         wait_until(self.backend.ended, message="the zygotes have ended")
         self.backend.close()
+        use_config(None)
 
 
 @pytest.fixture(params=["fake", "process"])
@@ -261,6 +263,7 @@ def test_capacity_is_what_is_left_of_the_host(stage: Stage) -> None:
 
 def test_closing_lets_go_of_the_containers_without_touching_them(stage: Stage) -> None:
     (container,) = start(stage, asked_for(HOLD))
+    zygotes = list(getattr(stage.backend, "_zygotes", {}).values())  # children of this process: to be waited for
     stage.backend.close()
     if isinstance(stage, ProcessStage):
         stage.backend = stage.connect()
@@ -268,3 +271,7 @@ def test_closing_lets_go_of_the_containers_without_touching_them(stage: Stage) -
     assert names(stage) == {container.container}
     stage.backend.kill(container.container)
     assert one_exit(stage).container == container.container
+    if isinstance(stage, ProcessStage):
+        stage.backend.end(0.0)
+        for zygote in zygotes:
+            zygote.process.wait(10)

@@ -28,6 +28,12 @@ def pid_after(seconds: float) -> int:
     return os.getpid()
 
 
+@app.function(max_containers=1)
+def single_pid() -> int:
+    """Return the process id of the one container."""
+    return os.getpid()
+
+
 @app.function(max_containers=4)
 def note(folder: str, name: str, seconds: float) -> str:
     """Write down every start and end of the input."""

@@ -108,11 +108,11 @@ def test_nothing_is_lost_while_containers_are_killed_at_random(surroundings: Sur
 
 def test_what_a_frozen_container_takes_comes_back_when_it_is_gone(surroundings: Surroundings) -> None:
     client, transits = surroundings.store.client, surroundings.store.keys.prefix + "transit:*"
-    pid = jobs.pid_after.remote(0)
-    name = next(n for n, r in surroundings.containers(jobs.pid_after).items() if r.get("pid") == str(pid))
+    pid = jobs.single_pid.remote()
+    name = next(n for n, r in surroundings.containers(jobs.single_pid).items() if r.get("pid") == str(pid))
     wait_until(lambda: any(c["name"] == name and c["cmd"] == "blmove" for c in client.client_list()), 5, "it waits")
     os.kill(pid, signal.SIGSTOP)
-    call = jobs.pid_after.spawn(0)
+    call = jobs.single_pid.spawn()
     wait_until(lambda: client.keys(transits), 5, "it was taken")
     os.kill(pid, signal.SIGKILL)
     assert call.get(timeout=10) != pid
