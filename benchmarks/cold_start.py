@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from benchmarks import functions
 from benchmarks.harness import Plan, Result, Row, Summary, seconds
@@ -61,8 +60,7 @@ def _wait(around: Surroundings) -> None:
 
 def _first_result(peer: Peer, *options: str) -> float:
     """Return the seconds from the start of a worker to the first result."""
-    call: Callable[[], object] = lambda: peer.call("nothing")  # noqa: E731
     began = time.perf_counter()
     with peer.worker(*options):
-        call()
+        peer.call("nothing")
         return time.perf_counter() - began

@@ -5,7 +5,7 @@ from __future__ import annotations
 import scaleplug
 from benchmarks import bodies
 
-ROUNDS = 5
+ROUNDS = 3
 """How many of each numbered kind there are."""
 
 app = scaleplug.App("benchmarks")

@@ -43,6 +43,7 @@ def measure(plan: Plan) -> Result:
     with surroundings(app, *functions) as around, EmbeddedRedis() as other:
         functions[-1].remote()
         around.wait_for_zero(functions[-1])
+        time.sleep(SETTLE)  # its process ends a moment after its record
         redis = {around.redis.pid, other.pid}
         run = [psutil.Process(), *(p for p in psutil.Process().children(recursive=True) if p.pid not in redis)]
         peer = Peer(other.url)
@@ -52,12 +53,12 @@ def measure(plan: Plan) -> Result:
             main = psutil.Process(worker.pid)
             workers = [main, *main.children(recursive=True)]
             servers = Server(around.redis.url), Server(other.url)
-            began = time.monotonic(), _cpu(run), _cpu(workers), _cpu([psutil.Process(around.redis.pid)])
+            groups = (run, workers, [psutil.Process(around.redis.pid)])
+            began, before = time.monotonic(), [_cpu(group) for group in groups]
             time.sleep(window)
-            took = time.monotonic() - began[0]
-            cpu = _cpu(run) - began[1], _cpu(workers) - began[2], _cpu([psutil.Process(around.redis.pid)]) - began[3]
+            took, after = time.monotonic() - began, [_cpu(group) for group in groups]
             commands = servers[0].since(), servers[1].since()
-    ours, theirs, redis_cpu = (100 * spent / took for spent in cpu)
+    ours, theirs, redis_cpu = (100 * (end - start) / took for start, end in zip(before, after, strict=True))
     return Result(
         name="idle",
         rows=(

@@ -29,10 +29,9 @@ def measure(plan: Plan) -> Result:
         waited = None if plan.quick else _peer(Peer(around.redis.url), Path(folder, "peer"))
     mine = Summary.of(samples, "ms")
     if plan.quick:
-        peer, remark = visibility, f"not measured here: its visibility timeout, {visibility:g} s by default"
+        peer, remark = visibility, "not measured, it is the visibility timeout"
     elif waited is None:
-        peer = PEER_WAITS
-        remark = f"not within {PEER_WAITS:g} s; its visibility timeout, {visibility:g} s by default, is when it would"
+        peer, remark = PEER_WAITS, f"the visibility timeout is {visibility:,.0f} s"
     else:
         peer, remark = waited, "measured"
     return Result(
@@ -43,7 +42,7 @@ def measure(plan: Plan) -> Result:
                 unit="ms",
                 ours=mine.p95,
                 peer=1000 * peer,
-                peer_is="celery, acks_late, a second worker standing by",
+                peer_is=f"celery, acks_late, another worker standing by; {remark}",
                 most=1_000,
                 peer_least=waited is None,
             ),
@@ -54,7 +53,7 @@ def measure(plan: Plan) -> Result:
         ),
         remarks=(
             "No other container stands by: the time includes the start of a new one.",
-            f"The peer: {remark}. With a shorter timeout, tasks that take longer than it run more than once.",
+            f"Celery's visibility timeout is {visibility:,.0f} s by default; tasks that take longer than it run twice.",
         ),
     )
 

@@ -77,6 +77,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def number(value: float, unit: str) -> str:
     """Return a value with three digits or so, and its unit."""
+    if unit == "ms" and abs(value) >= 10_000:
+        value, unit = value / 1_000, "s"
     return f"{_digits(value)}{'' if unit == '%' or not unit else ' '}{unit}"
 
 

@@ -1,11 +1,11 @@
-"""A grid search: which classifier, with which hyperparameters, reads handwritten digits best?
+"""Search a grid: which classifier, with which hyperparameters, reads handwritten digits best.
 
     scaleplug run examples/grid_search.py
     scaleplug run examples/grid_search.py --steps 3 --folds 10
 
-Every input trains and cross-validates one scikit-learn model in a container. The first round looks at every candidate once,
-with `map`; the second looks closer at the best of each kind, on other splits of the data, with `starmap`. Last, the winner is
-checked in this process, with `local`: by then the containers are leaving.
+Every input trains and cross-validates one scikit-learn model in a container. The first round looks at every candidate
+once, with `map`; the second looks closer at the best of each kind, on other splits of the data, with `starmap`. Last,
+the winner is checked in this process, with `local`: by then the containers are leaving.
 """
 
 import os
@@ -73,8 +73,9 @@ def main(steps: int = 4, folds: int = 5, finalists: int = 3, rounds: int = 2):
     grid = make_grid(steps)
     console.print(f"{len(grid)} candidates: {len(grid) * folds} models to train")
     kinds, parameters = zip(*grid, strict=True)
+    results = evaluate_model.map(kinds, parameters, kwargs={"folds": folds})
     found = []
-    for candidate, (scores, pid) in zip(grid, evaluate_model.map(kinds, parameters, kwargs={"folds": folds}), strict=True):
+    for candidate, (scores, pid) in zip(grid, results, strict=True):
         found.append((*candidate, scores))
         processes.add(pid)
 

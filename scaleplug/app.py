@@ -91,6 +91,8 @@ class App:
         ``max_containers``. Raises InvalidError.
         """
         if raw is not None:
+            if not callable(raw):
+                raise InvalidError(f"@app.function() takes arguments by name, as in max_containers=5, not {raw!r}")
             where = getattr(raw, "__name__", repr(raw))
             raise InvalidError(f"@app.function needs parentheses: write @app.function() above {where!r}")
         if concurrency_limit is not None:
@@ -114,7 +116,7 @@ class App:
             raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
         check_signature(f"{self.name}.{given}", raw)
-        if not serialized and "<locals>" in raw.__qualname__:
+        if not serialized and "." in raw.__qualname__:
             raise InvalidError(
                 f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "
                 "move it there, or use @app.function(serialized=True)"
@@ -136,7 +138,12 @@ class App:
             raise InvalidError("@app.local_entrypoint needs parentheses: write @app.local_entrypoint()")
 
         def decorate(function: Callable[..., Any]) -> LocalEntrypoint:
-            given = name if name is not None else function.__name__
+            if not inspect.isfunction(function):
+                raise InvalidError(
+                    f"@app.local_entrypoint() goes on a function made with def, which {function!r} is not"
+                )
+            given = check_name("the local entrypoint's name", name if name is not None else function.__name__)
+            check_signature(f"the local entrypoint {given!r}", function)
             if given in self.entrypoints:
                 raise InvalidError(f"the app {self.name!r} has a local entrypoint {given!r} already: names must differ")
             entrypoint = self.entrypoints[given] = LocalEntrypoint(function, given)

@@ -65,9 +65,9 @@ def literal_options(raw: Callable[..., Any], name: str) -> list[click.Option]:
 def _options(raw: Callable[..., Any], what: str, other: click.ParamType[Any] | None = None) -> list[click.Option]:
     try:
         hints = typing.get_type_hints(raw)
-    except NameError:  # of a module that is imported for type checkers only
+    except NameError as exc:  # of a module that is imported for type checkers only
         if other is None:
-            raise
+            raise InvalidError(f"the types of {what}'s arguments can't be read ({exc}): import them for real") from None
         hints = {}
     options = []
     for parameter in inspect.signature(raw).parameters.values():

@@ -12,6 +12,7 @@ from redis.lock import Lock
 from scaleplug.store import LEASE_SECONDS, Store
 
 RENEW_SECONDS = 1.0
+SHOW_SECONDS = 10.0
 
 
 class Lease:
@@ -22,7 +23,7 @@ class Lease:
         self._lock: Any = Lock(
             store.client, store.keys.lease, timeout=LEASE_SECONDS, blocking=False, thread_local=False
         )
-        self._renewed = 0.0
+        self._renewed = self._shown = 0.0
         self.token = ""
 
     @property
@@ -45,14 +46,15 @@ class Lease:
             token = secrets.token_hex(16)
             if self._lock.acquire(token=token):
                 self.token, self._renewed = token, now
-        if self.token:
+        if self.token and now - self._shown > SHOW_SECONDS:
             self._store.client.set(self._store.keys.leader, self._who, ex=60)
+            self._shown = now
         return bool(self.token)
 
     def release(self) -> None:
         """Give the lease up, so that a standby acts at once."""
         if self.token:
-            self.token = ""
+            self.token, self._shown = "", 0.0
             try:
                 self._lock.release()
                 self._store.client.delete(self._store.keys.leader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -194,7 +195,7 @@ class Map(Generic[R]):
                     alone = len(self._chunk) == 1
                 if alone and not self._sized:
                     # The next input may be long in coming, and those already read must not wait for it.
-                    timer = threading.Timer(LINGER, self._flush)
+                    timer = threading.Timer(LINGER, self._flush_early)
                     timer.daemon = True
                     timer.start()
         except StopIteration:
@@ -228,6 +229,10 @@ class Map(Generic[R]):
                     )
             else:
                 self._pause, self.progress.waiting = 0.05, False
+
+    def _flush_early(self) -> None:
+        with contextlib.suppress(Exception):  # the caller's thread meets it again
+            self._flush()
 
     # -- results ---------------------------------------------------------------------------------------------------
 

@@ -346,6 +346,10 @@ class Store:
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         return [(_str(entry), {_str(k): _str(v) for k, v in values.items()}) for entry, values in rows]
 
+    def quiet(self) -> bool:
+        """Return whether no registered function has an input or a container: cheap, however many there are."""
+        return bool(self._run("quiet"))
+
     def census(self, functions: Sequence[str] = ()) -> dict[str, Census]:
         """Return the counts of each function (of all that are registered), in one command."""
         return {_str(row[0]): Census(*(int(n) for n in row[1:])) for row in self._run("census", *functions)}

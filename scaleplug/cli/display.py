@@ -23,6 +23,8 @@ from scaleplug.mapping import Progress
 from scaleplug.store import Census
 
 POLL_SECONDS = 0.25
+SETTLED_SECONDS = 0.5
+"""How often Redis is asked while nothing goes on."""
 END_SECONDS = 2.0
 """How long a last question to Redis may take."""
 RESET = "\x1b[0m"
@@ -38,6 +40,8 @@ class QuietDisplay:
         self.tally = Tally()
         self._lock = threading.RLock()
         self._counts: Counts | None = None
+        self._quiet: Callable[[], bool] = lambda: False
+        self._settled = False
         self._began = time.monotonic()
 
     def __enter__(self) -> QuietDisplay:
@@ -46,9 +50,9 @@ class QuietDisplay:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def begin(self, counts: Counts) -> None:
-        """The job starts; ``counts`` asks Redis for its functions."""
-        self._counts, self._began = counts, time.monotonic()
+    def begin(self, counts: Counts, quiet: Callable[[], bool] = lambda: False) -> None:
+        """The job starts; ``counts`` asks Redis for its functions, ``quiet`` whether there is anything to ask for."""
+        self._counts, self._quiet, self._began = counts, quiet, time.monotonic()
 
     def end(self) -> None:
         """The job has ended, and everything that it and its containers had to say has been said."""
@@ -64,11 +68,19 @@ class QuietDisplay:
 
     def poll(self) -> None:
         """Ask Redis once."""
-        if self._counts is not None:
-            with contextlib.suppress(RedisError, OSError):
-                counts = self._counts()
-                with self._lock:
-                    self.tally.see(counts, time.monotonic())
+        if self._counts is None:
+            return
+        with contextlib.suppress(RedisError, OSError):
+            if self._quiet() and self._settled:
+                return
+            counts = self._counts()
+            with self._lock:
+                self.tally.see(counts, time.monotonic())
+            self._settled = not any(c.containers or c.pending or c.delayed or c.running for c in counts.values())
+
+    @property
+    def _poll_seconds(self) -> float:
+        return SETTLED_SECONDS if self._settled else POLL_SECONDS
 
     def name(self, function: str) -> str:
         """Return the short name of a function."""
@@ -83,9 +95,9 @@ class PlainDisplay(QuietDisplay):
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="scaleplug-display")
 
-    def begin(self, counts: Counts) -> None:
+    def begin(self, counts: Counts, quiet: Callable[[], bool] = lambda: False) -> None:
         """See :class:`QuietDisplay`."""
-        super().begin(counts)
+        super().begin(counts, quiet)
         if _same_file(sys.stdout, self.stream) and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # or what the job prints would come after all else
         self.poll()
@@ -105,7 +117,7 @@ class PlainDisplay(QuietDisplay):
         self.note(f"{self.name(function)} | {plain(line)}")
 
     def _watch(self) -> None:
-        while not self._over.wait(POLL_SECONDS):
+        while not self._over.wait(self._poll_seconds):
             self.poll()
 
     def _on_map(self, progress: Progress) -> None:
@@ -180,7 +192,7 @@ class LiveDisplay(PlainDisplay):
     def _watch(self) -> None:
         polled = 0.0
         while not self._over.is_set():
-            if time.monotonic() - polled >= POLL_SECONDS:
+            if time.monotonic() - polled >= self._poll_seconds:
                 self.poll()
                 polled = time.monotonic()
             self.screen.draw(self._rows())

@@ -110,7 +110,7 @@ class Job:
         if not self.quiet:
             self.logs = LogFeed(store, self.display.output, self.display.note)
             self.logs.start()
-        self.display.begin(store.census)
+        self.display.begin(store.census, store.quiet)
 
     # -- the job ---------------------------------------------------------------------------------------------------
 

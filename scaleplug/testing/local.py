@@ -72,6 +72,7 @@ class LocalRun:
         self._running: list[LocalInput] = []
         self._made: list[LocalInput] = []
         self._spawned: dict[str, Spawned] = {}
+        self._cancelled: set[str] = set()
         self._plans: dict[str, Plan] = {}
         self._code: dict[AnyFunction, Callable[..., Any]] = {}
         self._finisher: threading.Thread | None = None
@@ -188,7 +189,8 @@ class LocalRun:
                 self._spawned[call] = Spawned(name)
             for item in made:
                 self._record(item)
-            waiting.extend(made)
+            if call not in self._cancelled:  # a map may have been left while it sent this
+                waiting.extend(made)
             self._start_pending()
         return len(made)
 
@@ -200,6 +202,7 @@ class LocalRun:
                 if len(left) < len(queue):
                     queue.clear()
                     queue.extend(left)
+            self._cancelled.add(call)
             spawned, running = self._spawned.get(call), [item for item in self._running if item.call == call]
             if spawned is not None:
                 spawned.cancelled = True

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from celery import Celery, states, signals
+from celery import Celery, signals, states
 from celery.app.trace import build_tracer
 from celery.concurrency import solo
 from celery.utils.nodenames import nodename
@@ -52,7 +52,7 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         wrapped = exc.args[0] if exc.args else exc
         function = message.headers["task"]
         error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
-        told = self.controller.transport_options["intake"].fail(message.delivery_tag, error)
+        told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
         super().on_decode_error(message, exc)
@@ -146,8 +146,8 @@ class Container:
             logger.critical("the container can't reach Redis: %s", exc)
             return EXIT_NO_REDIS
         threading.Thread(target=self._hear_orders, args=(request.container,), daemon=True).start()
-        self._consume(intake)
-        intake.leave("left in good order")
+        if self._consume(intake):
+            intake.leave("left in good order")
         return self.worker.exitcode or 0
 
     def _name_worker(self, request: StartRequest) -> None:
@@ -161,7 +161,8 @@ class Container:
         task.__trace__ = build_tracer(task.name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
         consumer.strategies[task.name] = task.start_strategy(consumer.app, consumer)
 
-    def _consume(self, intake: Intake) -> None:
+    def _consume(self, intake: Intake) -> bool:
+        """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""
         worker, consumer = self.worker, self.worker.consumer
         consumer.connection.transport.intake = intake
         try:
@@ -171,6 +172,8 @@ class Container:
         except Exception:
             logger.critical("the container can't go on", exc_info=True)
             worker.stop(exitcode=1)
+            return False
+        return True
 
     def _on_stop(self, *_: Any) -> None:
         # Celery's loop sees it between two inputs: a running one finishes first.
