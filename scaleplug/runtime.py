@@ -35,7 +35,7 @@ from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, use_config
 from scaleplug.store import Store, require_url
-from scaleplug.worker.zygote import die_with_parent
+from scaleplug.worker.parent import die_with_parent
 
 logger = logging.getLogger("scaleplug")
 
@@ -68,6 +68,7 @@ def control(
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    threading.Thread(target=_ring_at, args=(stop, store), daemon=True, name="scaleplug-stop").start()
     ready()
     controller.run(stop)
     backend.end(grace)
@@ -83,6 +84,11 @@ def control(
 
     controller.finish(waiting)
     backend.close()
+
+
+def _ring_at(stop: threading.Event, store: Store) -> None:
+    stop.wait()
+    _ring(store, "*")  # the controller may be waiting for the doorbell
 
 
 def _ring(store: Store, function: str) -> None:

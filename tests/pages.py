@@ -75,7 +75,15 @@ def first_broken(promised: list[str], printed: str) -> str | None:
     return None
 
 
+def shown_tests(page: Path) -> str:
+    """Return the page's Python blocks as a file for pytest; empty if it shows no tests."""
+    text = "\n\n".join(block.text for block in blocks(page, "python") if not block.skipped)
+    return text if re.search(r"^def test_", text, re.MULTILINE) else ""
+
+
 def _file(top: list[str], body: list[str]) -> str:
+    if not any(line.startswith("app = ") for line in top):
+        top = [*top, "import scaleplug", 'app = scaleplug.App("page")']
     indented = "\n".join(body or ["pass"]).replace("\n", "\n    ")
     return "\n".join([*top, "@app.local_entrypoint()", f"def {ENTRYPOINT}():", f"    {indented}"]) + "\n"
 

@@ -51,11 +51,11 @@ class QuietDisplay:
         pass
 
     def begin(self, counts: Counts, quiet: Callable[[], bool] = lambda: False) -> None:
-        """The job starts; ``counts`` asks Redis for its functions, ``quiet`` whether there is anything to ask for."""
+        """Begin with the job; ``counts`` asks Redis for its functions, ``quiet`` whether that can be left out."""
         self._counts, self._quiet, self._began = counts, quiet, time.monotonic()
 
     def end(self) -> None:
-        """The job has ended, and everything that it and its containers had to say has been said."""
+        """End: the job has, and everything that it and its containers had to say has been said."""
 
     def output(self, function: str, line: str) -> None:
         """Show a line that a function has printed."""
@@ -66,12 +66,15 @@ class QuietDisplay:
             self.stream.write(f"{line}\n")
             self.stream.flush()
 
-    def poll(self) -> None:
-        """Ask Redis once."""
+    def stopping(self, line: str) -> None:
+        """Say that the first signal has been heard."""
+
+    def poll(self, *, anyway: bool = False) -> None:
+        """Ask Redis once, if there may be anything new, or ``anyway``."""
         if self._counts is None:
             return
         with contextlib.suppress(RedisError, OSError):
-            if self._quiet() and self._settled:
+            if not anyway and self._settled and self._quiet():
                 return
             counts = self._counts()
             with self._lock:
@@ -110,11 +113,15 @@ class PlainDisplay(QuietDisplay):
         if self._thread.is_alive():
             self._over.set()
             self._thread.join(END_SECONDS)
-        self.poll()
+        self.poll(anyway=True)
 
     def output(self, function: str, line: str) -> None:
         """See :class:`QuietDisplay`."""
         self.note(f"{self.name(function)} | {plain(line)}")
+
+    def stopping(self, line: str) -> None:
+        """See :class:`QuietDisplay`."""
+        self.note(line)
 
     def _watch(self) -> None:
         while not self._over.wait(self._poll_seconds):
@@ -164,22 +171,26 @@ class LiveDisplay(PlainDisplay):
             rows = self._rows()
             self.tally.functions = functions
         summary = self.tally.summary(time.monotonic() - self._began)
-        with self.console.capture() as capture:
-            self.console.print(summary, style="bold", soft_wrap=True)
-        self.screen.close("".join(f"{row}\n" for row in rows) + capture.get())
+        self.screen.close("".join(f"{row}\n" for row in [*rows, self._styled(summary, "bold")]))
 
     def output(self, function: str, line: str) -> None:
         """See :class:`QuietDisplay`."""
-        with self.console.capture() as capture:
-            self.console.print(f"{self.name(function)} | ", style=self.palette[function], end="", markup=False)
         text = plain(line)
-        self.screen.line(capture.get() + text + (RESET if "\x1b" in text else ""))
+        prefix = self._styled(f"{self.name(function)} | ", self.palette[function])
+        self.screen.line(prefix + text + (RESET if "\x1b" in text else ""))
 
     def note(self, line: str) -> None:
         """See :class:`QuietDisplay`."""
+        self.screen.line(self._styled(line, "yellow"))
+
+    def stopping(self, line: str) -> None:
+        """See :class:`QuietDisplay`."""
+        self.screen.line("\r" + self._styled(line, "yellow"))  # over the ^C that the terminal has shown
+
+    def _styled(self, text: str, style: str) -> str:
         with self.console.capture() as capture:
-            self.console.print(line, style="yellow", end="", markup=False, soft_wrap=True)
-        self.screen.line(capture.get())
+            self.console.print(text, style=style, end="", markup=False, soft_wrap=True)
+        return capture.get()
 
     def map_ended(self, line: str) -> None:  # noqa: ARG002  # it stays in the frame
         """See :class:`PlainDisplay`."""

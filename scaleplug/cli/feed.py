@@ -80,7 +80,7 @@ class NoteFeed:
         self._thread.start()
 
     def _read(self) -> None:
-        with open(self._reader, encoding="utf-8", errors="replace") as lines:
+        with os.fdopen(self._reader, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 self.note(line.rstrip("\n"))
 

@@ -9,7 +9,12 @@ from scaleplug.cli.names import Palette, counted, short_names
 from scaleplug.cli.tally import Done, MapRecord, Tally, told_rate, told_seconds
 from scaleplug.store import Census
 
-STATES = {"busy": ("■", "#", "green"), "idle": ("□", "o", "blue"), "starting": ("◇", "+", "yellow"), "draining": ("◁", "-", "magenta")}  # fmt: skip
+STATES = {
+    "busy": ("■", "#", "green"),
+    "idle": ("□", "o", "blue"),
+    "starting": ("◇", "+", "yellow"),
+    "draining": ("◁", "-", "magenta"),
+}
 """Of each state of a container its block, the block for terminals that have ASCII only, and its colour."""
 WIDEST = 40
 
@@ -69,9 +74,9 @@ def map_row(record: MapRecord, width: int, *, ascii_only: bool = False) -> Text:
 
 def bar(done: int, total: int | None, width: int, *, ascii_only: bool = False) -> Text:
     """Return a progress bar; one without a total is all of one colour."""
-    full, half, empty = ("=", ">", "-") if ascii_only else ("━", "╸", "━")
+    full, half, empty = ("=", ">", "-") if ascii_only else ("━", "╸", "─")
     if total is None:
-        return Text(full * width, "cyan dim")
+        return Text(empty * width, "cyan")
     halves = 2 * width if done >= total else int(2 * width * done / max(total, 1))
     whole, odd = divmod(halves, 2)
     filled = full * whole + half * odd
@@ -82,7 +87,11 @@ def bar(done: int, total: int | None, width: int, *, ascii_only: bool = False) -
 
 def done_row(done: Done, *, ascii_only: bool = False) -> Text:
     """Return what the ended maps of a function came to."""
-    row = Text.assemble(("done  " if ascii_only else "✓ ", "green"), counted(done.inputs, "input"))
+    if done.missing:
+        row = Text.assemble(("stopped  " if ascii_only else "✗ ", "yellow"), f"{done.inputs:,} of ")
+        row.append(counted(done.inputs + done.missing, "input"))
+    else:
+        row = Text.assemble(("done  " if ascii_only else "✓ ", "green"), counted(done.inputs, "input"))
     row.append(f" in {done.seconds:.1f} s" if done.maps == 1 else f" in {done.maps:,} maps, {done.seconds:.1f} s")
     if done.inputs:
         row.append(f", {told_rate(done.inputs / max(done.seconds, 1e-3))}")

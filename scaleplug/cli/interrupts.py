@@ -56,7 +56,7 @@ class Interrupts:
             signal.signal(sig, handler)
 
     def ending(self, *, interrupted: bool) -> None:
-        """From here on no signal raises anything any more; a first one hurries too, unless ``interrupted`` tells of it."""
+        """Raise nothing from here on; the next signal hurries, or the one after the first if ``interrupted``."""
         self._ending, self._interrupted = True, interrupted
         for sig in SIGNALS:
             if signal.getsignal(sig) is not signal.SIG_IGN:

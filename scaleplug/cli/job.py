@@ -82,6 +82,7 @@ class Job:
             return Outcome(self.interrupts.exit_code)
         finally:
             self.interrupts.ending(interrupted=interrupted)
+            self.display.poll(anyway=True)  # while the containers are there
             self.surroundings.stop(self._drain)
 
     # -- start -----------------------------------------------------------------------------------------------------
@@ -105,7 +106,8 @@ class Job:
 
     def _begin(self) -> None:
         config = self.surroundings.config
-        client = connect(require_url(config.redis_url), name=f"scaleplug-display-{os.getpid()}")
+        name = f"scaleplug-display-{os.getpid()}"
+        client = connect(require_url(config.redis_url), name=name, timeout=4.0, connect_timeout=2.0, retry=False)
         store = Store(client, Keys(config.namespace))
         if not self.quiet:
             self.logs = LogFeed(store, self.display.output, self.display.note)
@@ -128,7 +130,7 @@ class Job:
             raise
         except click.ClickException as exc:
             return Outcome(exc.exit_code, exc)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001  # the job's own, to be shown when all has been stopped
             return Outcome(1, exc)
         return Outcome(0)
 
@@ -142,8 +144,7 @@ class Job:
         self.display.end()
 
     def _say_stopping(self) -> None:
-        if not self.quiet:
-            self.display.note("scaleplug: stopping everything; once more, and it stops at once")
+        self.display.stopping("scaleplug: stopping in good order; once more stops at once")
 
     def _end_at_once(self) -> None:
         code = self.interrupts.exit_code
@@ -161,9 +162,8 @@ def make_context(program: Program, target: Target, arguments: list[str]) -> clic
         return command.make_context(f"scaleplug run {name}", arguments)
     except click.NoSuchOption as exc:
         if exc.option_name in ("-q", "--quiet"):
-            exc.message = (
-                f"{exc.message.rstrip('.')}: scaleplug's own options come first: scaleplug run {exc.option_name} {name}"
-            )
+            hint = f"scaleplug's own options come first: scaleplug run {exc.option_name} {name}"
+            raise click.UsageError(f"{exc.message.rstrip('.')}: {hint}", exc.ctx) from None
         raise
 
 

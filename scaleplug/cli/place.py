@@ -1,4 +1,4 @@
-"""Where to look: the Redis that the commands for people ask, named by options, the environment, or a run of this user."""
+"""Where to look: the Redis that commands for people ask, named by options, the environment, or a run of this user."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def find_place(redis_url: str | None, run: str | None) -> Place:
 def _choose(instances: list[Instance], run: str | None) -> list[Instance]:
     if not instances:
         raise ConfigurationError(
-            "there is nothing to look at: no 'scaleplug run' of yours is under way, and SCALEPLUG_REDIS_URL is not set. "
-            "Start one, or name the Redis with --redis-url"
+            "there is nothing to look at: no 'scaleplug run' of yours is under way, and SCALEPLUG_REDIS_URL is unset: "
+            "start one, or name the Redis with --redis-url"
         )
     if run is not None:
         found = [i for i in instances if run in (str(i.pid), i.title, Path(i.title).name)]

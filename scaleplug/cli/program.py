@@ -60,14 +60,14 @@ def _find_source(where: str) -> Source:
 def _find_module(name: str) -> Source:
     if not all(part.isidentifier() for part in name.split(".")):
         raise NotFoundError(f"there is no file {name!r}, and a module can't have that name")
-    here = os.getcwd()
+    here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:
         spec = None
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # users' packages may raise anything
         raise _not_imported(name, exc) from None
     if spec is None:
         files = [p.name for p in sorted(Path(here).glob("*.py"))]
@@ -107,7 +107,7 @@ class Program:
         return {f"{app.name}.{name}": function for app in self.apps for name, function in app.functions.items()}
 
     def choose(self, wanted: str) -> Startable:
-        """Return what ``wanted`` names, the only entrypoint if it is empty; raises InvalidError that tells the choice."""
+        """Return what ``wanted`` names, the only entrypoint if that is empty; InvalidError tells the choice."""
         return self._find(wanted) if wanted else self._only_entrypoint()
 
     def _only_entrypoint(self) -> LocalEntrypoint:
@@ -185,7 +185,7 @@ def _import(target: Target) -> ModuleType:
             f"{target.where} ended itself while it was imported ({place}: {exc.code}): "
             "put what is not a definition under if __name__ == '__main__'"
         ) from None
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001  # and so may their programs
         raise _not_imported(target.where, exc) from None
     assert module is not None
     return module

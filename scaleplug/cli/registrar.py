@@ -1,6 +1,6 @@
 """A short-lived process that imports users' programs and registers their functions, so that a controller need not.
 
-It reads the configuration and the targets as one line of JSON from standard input, and writes the names of the functions as JSON.
+It reads the configuration and the targets as JSON from standard input, and writes the names of the functions as JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
+from scaleplug.cli.program import Program, Target
 from scaleplug.errors import Error, InvalidError
 from scaleplug.settings import Config, use_config
 
@@ -31,8 +32,6 @@ def register_programs(targets: Sequence[str], config: Config) -> list[str]:
 
 def main() -> None:
     """Be that process."""
-    from scaleplug.cli.program import Program, Target
-
     options = json.loads(sys.stdin.read())
     use_config(Config(**options["config"]))
     names: list[str] = []

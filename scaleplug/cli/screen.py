@@ -1,8 +1,8 @@
 """A terminal with a frame below the cursor: what anybody writes goes above it, as if it weren't there.
 
-The cursor stays where the job's output ends, and the frame is drawn in the rows under it (save the cursor, draw, restore). So
-prompts, what is typed, and what other programs or C code write straight to the terminal come out where they should; at worst
-they run over rows of the frame, which the next drawing clears. Text is never held back for the frame's sake.
+The cursor stays where the job's output ends, and the frame is drawn in the rows under it (save the cursor, draw,
+restore). So prompts, what is typed, and what other programs or C code write straight to the terminal come out where
+they should; at worst they run over rows of the frame, which the next drawing clears.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ class Done:
 
     maps: int = 0
     inputs: int = 0
+    missing: int = 0
     failed: int = 0
     seconds: float = 0.0
 
@@ -93,6 +94,7 @@ class Tally:
         done = self.done.setdefault(progress.function, Done())
         done.maps += 1
         done.inputs += progress.done
+        done.missing += max(0, (progress.total or 0) - progress.done)
         done.failed += progress.failed
         done.seconds += now - record.began
         return record
@@ -117,7 +119,9 @@ class Tally:
         inputs = sum(census.finished for census in self.functions.values())
         failed = sum(census.failed for census in self.functions.values())
         parts = [counted(inputs, "input"), *([f"{failed:,} failed"] if failed else [])]
-        return ", ".join([*parts, f"{counted(self.containers, 'container')} at most", f"{seconds:.1f} s"])
+        if self.containers:
+            parts.append(f"{counted(self.containers, 'container')} at most")
+        return ", ".join([*parts, f"{seconds:.1f} s"])
 
 
 def map_line(record: MapRecord, name: str) -> str:
@@ -128,7 +132,8 @@ def map_line(record: MapRecord, name: str) -> str:
         inputs = f"ended after {progress.done:,} of {counted(progress.total, 'input')}"
     failed = f", {progress.failed:,} failed" if progress.failed else ""
     containers = f", {counted(record.containers, 'container')} at most" if record.containers else ""
-    return f"map of {name}: {inputs} in {seconds:.1f} s, {told_rate(record.rate)}{failed}{containers}"
+    rate = f", {told_rate(record.rate)}" if progress.done else ""
+    return f"map of {name}: {inputs} in {seconds:.1f} s{rate}{failed}{containers}"
 
 
 def told_rate(rate: float | None) -> str:

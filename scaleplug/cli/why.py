@@ -54,8 +54,8 @@ def _without_decision(place: Place, function: str) -> str:
     acts = f"the controller {leader} acts" if leader else "no controller acts (start one: scaleplug controller)"
     lines = [
         f"no decision about {function} has been made yet: {acts}",
-        f"{counted(census.pending, 'input')} pending, {census.running:,} running, {census.delayed:,} delayed, "
-        f"{census.finished:,} finished; {counted(census.containers, 'container')}",
+        ", ".join(f"{getattr(census, name):,} {name}" for name in ("pending", "running", "delayed", "finished")),
+        counted(census.containers, "container"),
     ]
     set_aside = place.store.quarantined(function, 1)
     if set_aside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,13 @@ from typing import Any
 import cloudpickle
 
 from scaleplug.abc import CallKind, Event
-from scaleplug.errors import ContainerCrashError, InputCancellation, SerializationError
+from scaleplug.errors import (
+    ContainerCrashError,
+    InputCancellation,
+    InvalidError,
+    NotFoundError,
+    SerializationError,
+)
 from scaleplug.function import Function
 from scaleplug.serializer import pickle
 
@@ -77,7 +83,8 @@ class LocalInput:
     ended: bool = False
     given_up: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
-    interruptible: int | None = None  # its thread's number, from the moment on at which that can be interrupted
+    interruptible: int | None = None  # its thread's number, while that runs the function
+    gate: threading.Lock = field(default_factory=threading.Lock)  # held while that changes or is used
     orders: Orders = field(default_factory=Orders)
     task: asyncio.Task[Any] | None = None  # runs it, when it is async
 
@@ -96,6 +103,18 @@ class CrashError(BaseException):
 
 
 current: ContextVar[LocalInput | None] = ContextVar("scaleplug_testing_input", default=None)
+
+
+def full_name(function: AnyFunction | str, known: Iterable[AnyFunction]) -> str:
+    """Return the full name of a Function, or of the one in ``known`` that is called so; raises NotFoundError."""
+    if isinstance(function, Function):
+        return function.full_name
+    found = sorted({each.full_name for each in known if function in (each.name, each.full_name)})
+    if not found:
+        raise NotFoundError(f"this process has no function {function!r}: import the module that defines it")
+    if len(found) > 1:
+        raise InvalidError(f"{function!r} may be any of {', '.join(found)}: use the full name")
+    return found[0]
 
 
 def make(

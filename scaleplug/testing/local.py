@@ -30,7 +30,6 @@ from scaleplug.errors import (
     InputCancellation,
     InputCancelledError,
     InvalidError,
-    NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
@@ -46,6 +45,7 @@ from scaleplug.testing.inputs import (
     Spawned,
     crashed,
     current,
+    full_name,
     loads,
     make,
     noted,
@@ -141,14 +141,7 @@ class LocalRun:
         return self._plans.setdefault(self._name(function), Plan())
 
     def _name(self, function: AnyFunction | str) -> str:
-        if isinstance(function, Function):
-            return function.full_name
-        known = {f.full_name for f in (*known_functions(), *self._queues) if function in (f.name, f.full_name)}
-        if not known:
-            raise NotFoundError(f"this process has no function {function!r}: import the module that defines it")
-        if len(known) > 1:
-            raise InvalidError(f"{function!r} may be any of {', '.join(sorted(known))}: use the full name")
-        return known.pop()
+        return full_name(function, (*known_functions(), *self._queues))
 
     # -- the port --------------------------------------------------------------------------------------------------
 
@@ -269,10 +262,16 @@ class LocalRun:
 
     def _work(self, item: LocalInput) -> None:
         current.set(item)
-        with contextlib.suppress(InputCancellation):  # it may come late, when the function is done with the input
+        try:
             item.interruptible = threading.get_ident()
-            outcome = None if item.given_up.is_set() else self._outcome(item)
+            try:
+                outcome = None if item.given_up.is_set() else self._outcome(item)
+            finally:
+                with item.gate:
+                    item.interruptible = None
             self._done.put((item, outcome))
+        except InputCancellation:  # it came when the function was done with the input
+            pass
 
     def _outcome(self, item: LocalInput) -> bytes | None:
         name, context = item.function.full_name, f"{item.call}|{item.index}"
@@ -374,9 +373,11 @@ class LocalRun:
         if item.task is not None:
             with contextlib.suppress(RuntimeError):  # its loop has just ended
                 item.task.get_loop().call_soon_threadsafe(item.task.cancel)
-        elif not item.function.is_async and item.interruptible is not None:
-            thread = ctypes.c_ulong(item.interruptible)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+        elif not item.function.is_async:
+            with item.gate:  # the thread can't end meanwhile, and leave its number to another one
+                if item.interruptible is not None:
+                    thread = ctypes.c_ulong(item.interruptible)
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
 
     def end(self) -> None:
         """Cancel what is left and interrupt what runs."""

@@ -14,7 +14,6 @@ lines of JSON:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import os
@@ -38,17 +37,11 @@ from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, FunctionSettings, use_config
 from scaleplug.worker.child import Child, exit_reason
 from scaleplug.worker.container import Container, leave_process
+from scaleplug.worker.parent import adopt_orphans, die_with_parent
 
 ORPHAN_SECONDS = 60.0
 """How long containers go on without a controller before the zygote ends them in good order."""
 BACKLOG_LINES = 5_000
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-
-
-def die_with_parent(sig: int) -> None:
-    """Ask the kernel (Linux) for a signal when the parent is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig)
 
 
 class Zygote:
@@ -404,8 +397,7 @@ def main() -> None:
     os.close(nothing)
     if options["embedded"]:
         die_with_parent(signal.SIGTERM)
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     config = Config(**options["config"])
     use_config(config)
     use_keyring(Keyring(config.secret))

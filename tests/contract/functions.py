@@ -1,4 +1,4 @@
-"""The functions of the contract tests: a container imports them from here, and the twin runs the same ones in this process.
+"""The functions of the contract tests: containers import them from here, the twin runs the same ones in this process.
 
 Tests and functions meet in a folder: a function leaves a file there when it begins, and waits for the file ``go``.
 """

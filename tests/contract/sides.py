@@ -1,4 +1,4 @@
-"""The two sides of the contract: the twin in this process, and the real thing with Redis, a controller and containers."""
+"""The two sides of the contract: the twin in this process, and Redis with a controller and containers."""
 
 from __future__ import annotations
 

@@ -15,8 +15,13 @@ import pytest
 from scaleplug.abc import BackendContainer, ContainerBackend, ContainerExit, StartRequest
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.client import RedisCaller
+from scaleplug.controller import Controller
+from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
+from scaleplug.serializer import Keyring
+from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings, use_config
+from scaleplug.store import Store
 from scaleplug.testing import FakeBackend
 from tests.contract import functions
 from tests.helpers import wait_until
@@ -275,3 +280,22 @@ def test_closing_lets_go_of_the_containers_without_touching_them(stage: Stage) -
         stage.backend.end(0.0)
         for zygote in zygotes:
             zygote.process.wait(10)
+
+
+def test_a_controller_runs_on_the_twin(redis_url: str) -> None:
+    config = Config(redis_url=redis_url, secret="x" * 32)
+    keyring, backend = Keyring(config.secret), FakeBackend(limit=2)
+    with contextlib.closing(connect(redis_url)) as client:
+        store = Store(client, Keys(config.namespace))
+        registration = Registration(SQUARE, "contract", Source("none"), serialized=False, settings=FunctionSettings())
+        store.put_functions({SQUARE: registration.seal(keyring)})
+        controller = Controller(store, backend, keyring, config)
+        assert controller.lease.hold()
+        controller.round({"*"})
+        assert backend.started == []
+        assert backend.warmed == {SQUARE}
+        store.submit(SQUARE, ["{}"] * 5, most_pending=100)
+        controller.round({SQUARE})
+        assert {(request.function, request.app) for request in backend.started} == {(SQUARE, "contract")}
+        assert 1 <= len(backend.started) <= 2
+        assert set(store.containers(SQUARE)) == {request.container for request in backend.started}

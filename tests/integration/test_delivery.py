@@ -110,7 +110,11 @@ def test_what_a_frozen_container_takes_comes_back_when_it_is_gone(surroundings: 
     client, transits = surroundings.store.client, surroundings.store.keys.prefix + "transit:*"
     pid = jobs.single_pid.remote()
     name = next(n for n, r in surroundings.containers(jobs.single_pid).items() if r.get("pid") == str(pid))
-    wait_until(lambda: any(c["name"] == name and c["cmd"] == "blmove" for c in client.client_list()), 5, "it waits")
+    wait_until(
+        lambda: any(c["name"] == name and c["cmd"] == "blmove" and "b" in c["flags"] for c in client.client_list()),
+        5,
+        "it waits",
+    )
     os.kill(pid, signal.SIGSTOP)
     call = jobs.single_pid.spawn()
     wait_until(lambda: client.keys(transits), 5, "it was taken")

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,13 @@ from scaleplug.server import check_server, connect
 from scaleplug.settings import Config
 from tests.commands import SECRET, environment, python, scaleplug, told
 from tests.helpers import wait_until
-from tests.pages import ENTRYPOINT, PAGES, ROOT, blocks, first_broken, promises, scripts
+from tests.pages import ENTRYPOINT, PAGES, ROOT, blocks, first_broken, promises, scripts, shown_tests
 
 URL = "redis://localhost:6379/0"  # in the pages
+PLUGIN = "scaleplug.testing_plugin"
 PLAIN = "controller.md"  # its code runs in a process of its own, beside a controller
-RUN = [page for page in PAGES if page.name != PLAIN and any(not block.skipped for block in blocks(page, "python"))]
+WITH_CODE = [page for page in PAGES if any(not block.skipped for block in blocks(page, "python"))]
+RUN = [page for page in WITH_CODE if page.name != PLAIN and not shown_tests(page)]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,16 @@ def test_a_page_s_code_runs(page: Path, tmp_path: Path, request: pytest.FixtureR
         printed += done.stdout
     broken = first_broken(promises(page), printed)
     assert broken is None, f"{page.name} promises {broken!r}\n{printed}"
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_CODE if shown_tests(page)], ids=lambda page: page.name)
+def test_the_tests_in_a_page_pass(page: Path, tmp_path: Path):
+    (tmp_path / "test_page.py").write_text(shown_tests(page))
+    options = ["-q", "-p", "no:cacheprovider"]
+    if not any(point.value == PLUGIN for point in metadata.entry_points(group="pytest11")):
+        options += ["-p", PLUGIN]  # this checkout was installed before it was an entry point
+    done = python("-m", "pytest", *options, "test_page.py", cwd=tmp_path)
+    assert done.returncode == 0, told(done)
 
 
 def test_the_controller_page_s_code_runs_beside_a_controller(tmp_path: Path, shared_redis: str):

@@ -173,7 +173,7 @@ def test_without_redis_a_call_says_how_to_get_one(app: App) -> None:
         lambda: asyncio.run(function.remote.aio(1)),
     ]
     for way in ways:
-        with pytest.raises(ConfigurationError, match="scaleplug run FILE.*SCALEPLUG_REDIS_URL"):
+        with pytest.raises(ConfigurationError, match=r"scaleplug run FILE.*SCALEPLUG_REDIS_URL"):
             way()
 
 
@@ -327,13 +327,15 @@ def test_two_functions_of_one_name_are_told(app: App) -> None:
 
 
 def test_concurrency_limit_is_the_older_name_of_max_containers(app: App) -> None:
-    with pytest.warns(DeprecationWarning, match="concurrency_limit is the older name of .* write max_containers=5") as w:
+    older = r"concurrency_limit is the older name of max_containers: write max_containers"
+    with pytest.warns(DeprecationWarning, match=older + "=5") as w:
         function = app.function(concurrency_limit=5)(plain)
     assert function.settings.max_containers == 5
     assert w[0].filename == __file__
-    with pytest.raises(InvalidError, match="concurrency_limit=5 is the older name of .* keep max_containers"):
+    with pytest.raises(InvalidError, match=r"concurrency_limit=5 is the older name of .* keep max_containers"):
         app.function(concurrency_limit=5, max_containers=6)
-    with pytest.warns(DeprecationWarning), pytest.raises(InvalidError, match="max_containers must be 1 or more, not 0"):
+    wrong = "max_containers must be 1 or more, not 0"
+    with pytest.warns(DeprecationWarning, match=older), pytest.raises(InvalidError, match=wrong):
         app.function(concurrency_limit=0)
 
 
@@ -360,7 +362,7 @@ def every_type(
 
 def test_an_entrypoints_arguments_become_options(app: App) -> None:
     command = app.local_entrypoint()(every_type).command()
-    arguments = "--text a --whole 2 --real 1.5 --no-yes --day 2026-01-31 --untyped b".split()
+    arguments = ["--text=a", "--whole=2", "--real=1.5", "--no-yes", "--day=2026-01-31", "--untyped=b"]
     result = CliRunner().invoke(command, arguments)
     assert result.output == "a 2 1.5 False 2026 None b\n"
     assert "Missing option" in CliRunner().invoke(command, []).output
@@ -413,7 +415,7 @@ def test_what_cannot_be_an_entrypoint_is_told(app: App, raw: Any, text: str) -> 
 
 
 def test_an_entrypoint_is_no_function(app: App) -> None:
-    with pytest.raises(InvalidError, match="made with def, which <Function .*plain> is not"):
+    with pytest.raises(InvalidError, match=r"made with def, which <Function .*plain> is not"):
         app.local_entrypoint()(app.function()(plain))
 
 

@@ -25,7 +25,7 @@ class Named:
 
 
 class ScriptedCaller:
-    """Answers inputs as it is told: ``answer`` gives the events that follow an input, ``room`` what each send accepts."""
+    """Answers as it is told: ``answer`` gives the events that follow an input, ``room`` what each send accepts."""
 
     def __init__(
         self,
@@ -204,9 +204,8 @@ def test_an_error_of_the_iterator_cancels_what_was_sent() -> None:
 def test_an_error_comes_at_its_own_place_and_ends_the_map() -> None:
     caller = ScriptedCaller(fails_for(3))
     results, collected = make(caller, range(10), total=10), []
-    with pytest.raises(ValueError, match="^3$"):
-        for result in results:
-            collected.append(result)
+    with pytest.raises(ValueError, match=r"^3$"):
+        collected.extend(results)
     assert collected == ["0", "1", "2"]
     assert caller.cancelled == [results.call]
     assert caller.put is None
@@ -261,7 +260,7 @@ def test_a_failed_async_map_cancels_the_rest() -> None:
         async for _ in make(caller, range(3)):
             pass
 
-    with pytest.raises(ValueError, match="^0$"):
+    with pytest.raises(ValueError, match=r"^0$"):
         asyncio.run(run())
     assert len(caller.cancelled) == 1
 
