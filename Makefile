@@ -31,7 +31,7 @@ lint: $(VENV)/.has-dev ## ruff, mypy --strict and the import contracts
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.has-dev ## all benchmarks, as in benchmarks/README.md
+bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
 	@$(BIN)/python -m benchmarks
 
 bench-quick: $(VENV)/.has-dev ## the benchmarks in a minute or two, for a first look

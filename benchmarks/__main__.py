@@ -49,8 +49,10 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     machine, began = facts(), time.monotonic()
     names = [options.only] if options.only else list(MEASUREMENTS)
-    results = run(names, Plan(quick=options.quick), console)
-    left = end_leftovers()
+    try:
+        results = run(names, Plan(quick=options.quick), console)
+    finally:
+        left = end_leftovers()
     for line in left:
         console.print(f"left behind, and ended now: {line}", style="red", markup=False)
     machine["load average after"] = f"{os.getloadavg()[0]:.1f}"

@@ -18,12 +18,14 @@ SAMPLE_HEADS = ("measurement", "samples", "n", "p50", "p95", "p99", "least", "mo
 INTRODUCTION = """\
 # Benchmarks
 
-What `{command}` printed on {machine}. It takes about {minutes} minutes, starts everything it needs and ends it again.
-`--quick` is a first look with fewer rounds, `--only NAME` runs one measurement; neither writes this page.
+What this printed on {machine}:
 
 ```sh
 {command}
 ```
+
+It takes about {minutes} minutes, starts everything it needs and ends it again. `--quick` is a first look with fewer
+rounds, `--only NAME` runs one measurement; neither writes this page.
 
 Each figure stands beside its peer's from the same run; ours and the peer's rounds take turns. The ratio tells how many
 times better ours is. Figures are medians where the row doesn't say otherwise.

@@ -48,7 +48,8 @@ class Surroundings:
 @contextlib.contextmanager
 def surroundings(app: App, *functions: Any) -> Iterator[Surroundings]:
     """Start a run of its own for a measurement; what it started is gone when the block ends."""
-    run = Run(Config(), title="benchmarks", log_level=logging.CRITICAL)  # containers that are killed are no news here
+    # containers that are killed are no news here, but one that does not start is
+    run = Run(Config(), title="benchmarks", log_level=logging.ERROR)
     try:
         run.start()
         caller = app.caller()

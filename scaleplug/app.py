@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +17,7 @@ from celery import Celery
 from scaleplug.abc import Caller
 from scaleplug.client import RedisCaller
 from scaleplug.entrypoint import LocalEntrypoint
-from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError
+from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError, SerializationError
 from scaleplug.function import Function, check_signature
 from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
@@ -201,6 +202,11 @@ class App:
         """Return what carries this process's calls."""
         if _twin is not None:
             return _twin
+        if _importing:
+            raise ExecutionError(
+                f"a function of {self.name!r} was called while a container imports the file that defines it: "
+                "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
+            )
         config = self.config
         key = (os.getpid(), config)
         with _lock:
@@ -226,8 +232,14 @@ class App:
         return caller
 
     def _register_unknown(self, caller: RedisCaller, function: Function[Any, Any]) -> None:
-        if function.serialized or caller.store.function(function.full_name) is None:
-            self.register(caller.store, caller.keyring, only=[function])
+        """Register a function that the registry doesn't know as it is here: the last one to come knows best."""
+        sealed = None if function.serialized else caller.store.function(function.full_name)
+        with contextlib.suppress(SerializationError):  # of another secret, or of a version to come
+            if sealed and self._registration(function) == Registration.unseal(
+                caller.keyring, function.full_name, sealed
+            ):
+                return
+        self.register(caller.store, caller.keyring, only=[function])
 
     def source(self) -> Source:
         """Return where a container imports this app from."""
@@ -239,6 +251,10 @@ class App:
         """Say where a container imports this app from."""
         self._source = source
 
+    def _registration(self, function: Function[Any, Any]) -> Registration:
+        source = Source("none") if function.serialized else self.source()
+        return Registration(function.full_name, self.name, source, function.serialized, function.settings)
+
     def register(self, store: Store, keyring: Keyring, *, only: list[Function[Any, Any]] | None = None) -> None:
         """Write the functions into the registry, so that a controller starts containers for them."""
         sealed = {}
@@ -246,21 +262,35 @@ class App:
             name = function.full_name
             if function.serialized:
                 store.put_code(name, keyring.seal(CODE, name, pickle(function.raw, f"the code of {name}")))
-            source = Source("none") if function.serialized else self.source()
-            registration = Registration(name, self.name, source, function.serialized, function.settings)
-            sealed[name] = registration.seal(keyring)
+            sealed[name] = self._registration(function).seal(keyring)
             store.registered[name] = function
         if sealed:
             store.put_functions(sealed)
 
 
-def forget_callers(redis_url: str | None) -> None:
-    """Let go of this process's connections to a Redis that is about to end."""
+def forget_callers(redis_url: str | None, *, lost: str = "") -> None:
+    """Let go of connections to a Redis that is about to end, or is ``lost``: then the calls that wait fail."""
     with _lock:
         for key in [k for k in _callers if k[1].redis_url == redis_url]:
             caller = _callers.pop(key)
             if isinstance(caller, RedisCaller):
                 caller.close_all()
+                if lost:
+                    caller.inbox.fail_all(lost)
+
+
+_importing = False
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Refuse calls inside: a file that is imported for its containers must not call them."""
+    global _importing  # noqa: PLW0603  # a zygote imports once, before it does anything else
+    _importing = True
+    try:
+        yield
+    finally:
+        _importing = False
 
 
 _twin: Caller | None = None

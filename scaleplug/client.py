@@ -65,6 +65,7 @@ class Inbox:
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._alive_until = 0.0
+        self._untrimmed = 0
         self.closed = False
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
@@ -97,7 +98,11 @@ class Inbox:
         if self.store.client.exists(self.store.keys.functions):
             return
         self.store.registered.clear()  # so that the next call registers its function again
-        reason = "lost: Redis was restarted without its data, or emptied: it no longer knows this call"
+        self.fail_all("Redis was restarted without its data, or emptied: it no longer knows this call")
+
+    def fail_all(self, why: str) -> None:
+        """End every call that waits: what it waits for is lost."""
+        reason = f"lost: {why}"
         with self._lock:
             puts = list(self._calls.values())
         for put in puts:
@@ -117,8 +122,11 @@ class Inbox:
             put = self._calls.get(values[b"c"].decode())
             if put is not None:
                 put(Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode()))
-        milliseconds, _, number = last.decode().partition("-")
-        link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
+        self._untrimmed += len(rows)
+        if self._untrimmed >= READ_COUNT:
+            milliseconds, _, number = last.decode().partition("-")
+            link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
+            self._untrimmed = 0
         return last
 
 

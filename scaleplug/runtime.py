@@ -141,6 +141,8 @@ class Run:
         self._folder = tempfile.TemporaryDirectory(prefix="scaleplug-")
         self._start_controller()
         threading.Thread(target=self._supervise, daemon=True, name="scaleplug-supervisor").start()
+        if self.redis is not None:
+            threading.Thread(target=self._watch_redis, daemon=True, name="scaleplug-redis-watch").start()
         return self.config
 
     def _start_controller(self) -> None:
@@ -176,6 +178,15 @@ class Run:
                 return
             self._drop_lease()
             self._start_controller()
+
+    def _watch_redis(self) -> None:
+        """Let calls fail when the private Redis has died, instead of waiting for ever: what it knew is lost."""
+        while self.redis is not None and self.redis.running:
+            if self._ending.wait(0.5):
+                return
+        if not self._ending.is_set():
+            logger.error("the private Redis of this run has died, and what it knew is lost")
+            forget_callers(self.config.redis_url, lost="the private Redis of this run has died")
 
     def _drop_lease(self) -> None:
         # Its holder is known to be dead, and nobody else has a controller in this namespace.

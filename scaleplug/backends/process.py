@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,11 @@ class ProcessBackend:
                     link.containers[container.container] = container
             link.greeted.set()
             self._on_exit("*")
+        elif event["ev"] == "started":
+            with self._lock:
+                known_as = link.containers.get(event["container"])
+                if known_as is not None:
+                    link.containers[event["container"]] = replace(known_as, pid=event["pid"])
         elif event["ev"] == "exit":
             exit_ = ContainerExit(
                 container=event["container"],
@@ -219,11 +224,15 @@ class ProcessBackend:
             if container.pid:
                 with contextlib.suppress(OSError):  # they die with their zygote; this ends what they had started
                     os.killpg(container.pid, signal.SIGKILL)
+        lines = last_lines(link.path.with_suffix(".log"))
         if not self._ending:
-            logger.warning("a zygote died: its %d containers with it", len(left))
+            said = "".join(f"\n{line}" for line in lines)
+            logger.warning("a zygote died, and its %d containers with it%s", len(left), said and f". It said:{said}")
         reason = "killed with its zygote"
-        exits = [ContainerExit(container=c.container, function=c.function, exit_code=-9, reason=reason) for c in left]
-        self._end(link, exits)
+        self._end(link, [
+            ContainerExit(container=c.container, function=c.function, exit_code=-9, reason=reason, last_lines=lines)
+            for c in left
+        ])  # fmt: skip
 
     # -- the port --------------------------------------------------------------------------------------------------
 
@@ -331,6 +340,14 @@ def process_runs(pid: int) -> bool:
         return not select.select([handle], [], [], 0)[0]  # it becomes readable when the process ends
     finally:
         os.close(handle)
+
+
+def last_lines(path: Path, most: int = 10) -> Sequence[str]:
+    """Return the last lines of a file, none if it can't be read."""
+    try:
+        return tuple(path.read_text(errors="replace").splitlines()[-most:])
+    except OSError:
+        return ()
 
 
 def free_memory() -> float | None:

@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 from celery import Celery, signals, states
-from celery.app.trace import build_tracer
+from celery.app.trace import build_tracer, setup_worker_optimizations
 from celery.concurrency import solo
 from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
@@ -151,15 +151,19 @@ class Container:
         return self.worker.exitcode or 0
 
     def _name_worker(self, request: StartRequest) -> None:
-        worker, task = self.worker, self.function.task
+        worker, task, app = self.worker, self.function.task, self.function.app.celery
         worker.hostname = nodename(f"{request.function}-{request.slot}", socket.gethostname())
         if self.sends_events:
             worker.consumer.hostname = worker.hostname
             worker.blueprint.start(worker)
         consumer = worker.consumer
         consumer.hostname, consumer.pid = worker.hostname, os.getpid()
-        task.__trace__ = build_tracer(task.name, task, consumer.app.loader, consumer.hostname, app=consumer.app)
-        consumer.strategies[task.name] = task.start_strategy(consumer.app, consumer)
+        # What Celery's worker program does, and what the zygote did for another app of the file perhaps.
+        app.set_current()
+        app.set_default()
+        setup_worker_optimizations(app, worker.hostname)
+        task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
+        consumer.strategies[task.name] = task.start_strategy(app, consumer)
 
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""

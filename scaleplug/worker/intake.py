@@ -82,7 +82,12 @@ def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
             keyring.unseal(INPUT, input_context(task, input_id), body if isinstance(body, bytes) else body.encode())
         except SerializationError as exc:
             raise RefusedError(str(exc)) from None
-    elif content_type not in JSON_TYPES:
+        reply = reply_of(message)
+        if reply and input_id not in (reply["call"], f"{reply['call']}:{reply['index']}"):
+            raise RefusedError(f"its outcome is asked for under {reply['call']!r}, and it was signed for {input_id!r}")
+    elif content_type in JSON_TYPES:
+        headers.pop("scaleplug", None)  # unsigned: its result is Celery's to store, and nobody's outcome
+    else:
         raise RefusedError(f"its content type {content_type!r} is neither scaleplug's nor JSON")
     return _complete(message)
 

@@ -7,7 +7,7 @@ lines of JSON:
 
     to the zygote       prepare (functions), start (functions, containers), stop (container, grace),
                         kill (container), end (grace)
-    to the controller   hello (pid, error, loaded_at, containers), log (lines),
+    to the controller   hello (pid, error, loaded_at, containers), started (container, pid), log (lines),
                         exit (container, function, code, reason, lines, asked)
 """
 
@@ -31,7 +31,7 @@ from typing import Any
 import cloudpickle
 
 from scaleplug.abc import StartRequest
-from scaleplug.app import App, find_app
+from scaleplug.app import App, find_app, importing
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, FunctionSettings, use_config
@@ -72,7 +72,8 @@ class Zygote:
     def load(self) -> None:
         """Import the user's code; what goes wrong is told to the controller."""
         try:
-            self.source.load()
+            with importing():
+                self.source.load()
         except BaseException:  # noqa: BLE001  # user code may raise anything
             self.error = traceback.format_exc()
         self.loaded_at = time.time()
@@ -206,8 +207,9 @@ class Zygote:
         except Exception:  # noqa: BLE001  # what Celery or user code raises is the reason of a failed start
             os.close(reader)
             os.close(writer)
-            lines = traceback.format_exc().splitlines()
-            self.report_exit(request, 1, "it could not be set up", lines, asked=False)
+            lines = (self.error or traceback.format_exc()).splitlines()
+            reason = "its code could not be imported" if self.error else "it could not be set up"
+            self.report_exit(request, 1, reason, lines[-30:], asked=False)
             return
         pid = os.fork()
         if pid == 0:
@@ -219,6 +221,7 @@ class Zygote:
         child = Child(request, pid, time.time(), reader)
         self.children[request.container] = self.by_pid[pid] = child
         self.selector.register(reader, selectors.EVENT_READ, partial(self.on_output, child))
+        self.tell({"ev": "started", "container": request.container, "pid": pid})
 
     def prepare(self, function: str) -> None:
         """Build what a function's containers have in common, once, before the fork."""
@@ -241,19 +244,19 @@ class Zygote:
             die_with_parent(signal.SIGKILL)
             if os.getppid() != self.pid:
                 os._exit(1)  # the zygote was gone before the kernel had been asked
+            for fd in (1, 2):
+                os.dup2(writer, fd)
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for sig in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(sig, signal.SIG_DFL)
             self.selector.close()
-            for fd in (reader, self.signals_reader, self.signals_writer, *(c.output for c in self.children.values())):
+            outputs = [c.output for c in self.children.values() if c.output >= 0]
+            for fd in (reader, writer, self.signals_reader, self.signals_writer, *outputs):
                 os.close(fd)
             self.listener.close()
             if self.controller is not None:
                 self.controller.close()
-            os.dup2(writer, 1)
-            os.dup2(writer, 2)
-            os.close(writer)
             for stream in (sys.stdout, sys.stderr):
                 stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             container = self.prepared.get(request.function) or self.unpickle(request)
@@ -363,7 +366,9 @@ class Zygote:
             self.selector.register(child.output, selectors.EVENT_READ, partial(self.on_output, child))
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Queue an event for the controller."""
+        """Queue an event for the controller, if there is one."""
+        if self.controller is None:
+            return
         self.outbound += json.dumps(event).encode() + b"\n"
 
     def told_all(self) -> bool:

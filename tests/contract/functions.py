@@ -203,8 +203,8 @@ def die() -> str:
 @app.function(max_containers=1)
 def hold(folder: Path, x: int) -> int:
     """Leave a sign, wait for ``go`` and return x; say so when it is interrupted."""
-    folder.joinpath(f"begun-{x}").touch()
     try:
+        folder.joinpath(f"begun-{x}").touch()
         wait_for(folder / "go")
     except InputCancellation:
         folder.joinpath(f"interrupted-{x}").touch()
