@@ -13,7 +13,7 @@ from typing import Any
 FORGOTTEN_AFTER = 10.0
 """Seconds after which one more Ctrl-C counts as a first one: the job has lived through the one before."""
 SAME_WITHIN = 0.2
-"""Seconds in which signals count as one: some senders mean a process and its group, and so reach it twice."""
+"""Seconds in which two of a kind count as one: some senders mean a process and its group, and so reach it twice."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -28,7 +28,9 @@ class Interrupts:
         self.on_first, self.on_second = on_first, on_second
         self.last_signal = signal.SIGINT
         self._ending = self._interrupted = False
-        self._count, self._last_at = 0, -FORGOTTEN_AFTER
+        self._count = 0
+        self._last_heard: signal.Signals | None = None
+        self._last_at = -FORGOTTEN_AFTER
         self._before: dict[signal.Signals, Any] = {}
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -81,10 +83,11 @@ class Interrupts:
                     self._arrived(signal.Signals(number))
 
     def _arrived(self, sig: signal.Signals) -> None:
-        now, self.last_signal = time.monotonic(), sig
-        since, self._last_at = now - self._last_at, now
-        if since < SAME_WITHIN:
+        self.last_signal, now = sig, time.monotonic()
+        since, before = now - self._last_at, self._last_heard
+        if sig == before and since < SAME_WITHIN:
             return
+        self._last_heard, self._last_at = sig, now
         if since > FORGOTTEN_AFTER and not self._ending:
             self._count = 0
         self._count += 1

@@ -176,13 +176,12 @@ class Intake:
         self._link = None
 
     def _reconnect(self) -> None:
-        logger.warning("the connection to Redis was lost: trying again")
         deadline, pause = time.monotonic() + self.give_up, 0.05
         while True:
             try:
                 self.connect()
             except NotWantedError:
-                logger.warning("the controller has given this container up: leaving")
+                logger.info("the controller has let this container go: leaving")
                 os._exit(EXIT_NOT_WANTED)
             except (*LOST, RedisError) as exc:
                 if time.monotonic() > deadline:
@@ -210,7 +209,8 @@ class Intake:
         try:
             raw = self._wait(timeout)
             return None if raw is None else self._claim(raw)
-        except LOST:
+        except LOST as exc:
+            logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
             self._reconnect()
             return None
 
@@ -243,8 +243,9 @@ class Intake:
             return None
         headers, reply = message["headers"], reply_of(message)
         claimed = self.store.begin(self.container, self.epoch, self.function, headers["id"], self.timeout, reply)
-        if claimed.status == "stale":
-            raise RedisConnectionError("this epoch is over")
+        if claimed.status == "stale":  # it was put back: this container has been let go, or found dead by mistake
+            self._reconnect()
+            return None
         if claimed.status != "ok":
             return None
         tag = f"{headers['id']}/{claimed.attempt}"  # a redelivered message carries its publisher's tag again
@@ -316,7 +317,8 @@ class Intake:
         while True:
             try:
                 action()
-            except LOST:
+            except LOST as exc:
+                logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
                 self._reconnect()
             except redis.exceptions.OutOfMemoryError:
                 logger.error("Redis is out of memory: waiting until it takes the outcome")

@@ -243,10 +243,12 @@ def note(folder: Path, x: int) -> int:
 
 @app.function(max_containers=1)
 def note_or_fail(folder: Path, x: int, wrong: int) -> int:
-    """Leave a sign; then wait if it is past the wrong input, or fail if it is that."""
+    """Leave a sign; fail for the wrong input, and wait for ever after it."""
     folder.joinpath(f"begun-{x}").touch()
     if x == wrong:
         raise ValueError(f"{x} is wrong")
+    if x > wrong:
+        wait_for(folder / "go")
     return x
 
 

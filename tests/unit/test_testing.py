@@ -135,11 +135,12 @@ def test_an_unknown_name_is_an_error_not_an_empty_list(run: LocalRun) -> None:
 
 
 def test_a_name_in_two_apps_must_be_full(run: LocalRun) -> None:
-    second = App("second")
-    second.function(name="double")(double.raw)
-    with pytest.raises(InvalidError, match=r"'double' may be any of second\.double, tested\.double: use the full name"):
-        run.calls("double")
-    assert run.calls("second.double") == []
+    apps = [App("first"), App("second")]
+    for each in apps:
+        each.function(name="same")(double.raw)
+    with pytest.raises(InvalidError, match=r"'same' may be any of first\.same, second\.same: use the full name"):
+        run.calls("same")
+    assert run.calls("second.same") == []
 
 
 def test_calls_are_as_they_were_sent(run: LocalRun) -> None:
