@@ -223,6 +223,11 @@ class App:
 
     def ready_for_calls(self, function: Function[Any, Any]) -> Caller:
         """Return the caller, after making sure that a controller knows the function."""
+        if _twin is None and self.celery.conf.task_always_eager:
+            raise ConfigurationError(
+                f"task_always_eager is on, so {function.full_name} can only be called as a Celery task: "
+                "run the code inside scaleplug.testing.local(), or turn it off"
+            )
         caller = self.caller()
         if isinstance(caller, RedisCaller):
             known = caller.store.registered

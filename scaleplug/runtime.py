@@ -71,6 +71,7 @@ def control(
     threading.Thread(target=_ring_at, args=(stop, store), daemon=True, name="scaleplug-stop").start()
     ready()
     controller.run(stop)
+    logger.info("ending: running inputs get %g s, a second signal ends them at once", grace)
     backend.end(grace)
     hurried = False
     deadline = time.monotonic() + grace + 5.0

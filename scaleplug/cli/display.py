@@ -163,6 +163,8 @@ class LiveDisplay(PlainDisplay):
 
     def end(self) -> None:
         """See :class:`QuietDisplay`; leaves the ended maps and a summary behind."""
+        if self._counts is None:
+            return  # it never began
         self._over.set()
         self.screen.waiting.set()
         super().end()

@@ -39,7 +39,7 @@ def draw(tally: Tally, palette: Palette, *, width: int, ascii_only: bool = False
     order = dict.fromkeys([*active, *tally.done, *(record.progress.function for record in tally.maps)])
     names = short_names(order)
     margin = min(24, max((len(names[f]) for f in order), default=0)) + 2
-    bar_width = max(10, min(WIDEST, (width - margin) // 2))
+    bar_width = max(10, min(WIDEST, (width - margin) * 2 // 5))
     lines: list[Text] = []
     for function in order:
         block: list[Text] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from scaleplug.settings import FunctionSettings
 from scaleplug.worker.intake import Claim, Intake
 
 CELERYS_OWN = (Ignore, Reject, Retry)
+ORDERS_KEPT = 100
+"""Orders to cancel that are kept for inputs still on their way through Celery."""
 
 
 class FunctionExitError(Exception):
@@ -35,6 +38,7 @@ class Runner:
         self._loop: asyncio.Runner | None = None
         self._main_claim: Claim | None = None
         self._main_task: asyncio.Task[Any] | None = None
+        self._cancelled: deque[str] = deque(maxlen=ORDERS_KEPT)
         self.__name__ = getattr(raw, "__name__", "function")
         self.__wrapped__ = raw
 
@@ -52,6 +56,8 @@ class Runner:
             self._check_verdict(claim)
             self._main_claim = claim
             try:
+                if claim.id in self._cancelled:
+                    raise InputCancellation
                 value = self._call(args, kwargs)
             finally:
                 self._main_claim = None
@@ -131,7 +137,8 @@ class Runner:
     # -- cancelling ------------------------------------------------------------------------------------------------
 
     def cancel(self, input_id: str) -> None:
-        """Interrupt an input if it runs now; for the thread that hears orders."""
+        """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
+        self._cancelled.append(input_id)  # first: the order may come before the input, which Redis has given already
         claim = self._main_claim
         if claim is not None and claim.id == input_id:
             claim.verdict = "cancel"

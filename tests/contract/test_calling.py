@@ -476,14 +476,18 @@ def test_leaving_a_map_early_cancels_what_is_left(side: Side, tmp_path: Path) ->
     assert begun(tmp_path) == {"1"}
 
 
-def test_leaving_an_async_map_early_cancels_what_is_left(side: Side, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closing", [True, False])
+def test_leaving_an_async_map_early_cancels_what_is_left(side: Side, tmp_path: Path, closing: bool) -> None:
     (tmp_path / "free").mkdir()
     (tmp_path / "free" / "go").touch()
     inputs = [(tmp_path / "free", 0), *((tmp_path, x) for x in range(1, 50))]
 
     async def run() -> None:
-        async with contextlib.aclosing(f.hold.starmap.aio(inputs)) as results:
-            async for result in results:
+        if closing:
+            async with contextlib.aclosing(f.hold.starmap.aio(inputs)) as results:
+                assert await anext(results) == 0
+        else:
+            async for result in f.hold.starmap(inputs):
                 assert result == 0
                 break
 

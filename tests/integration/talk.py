@@ -10,7 +10,7 @@ app = scaleplug.App("talk")
 @app.function(max_containers=2)
 def loud(x: int) -> int:
     """Say which input this is."""
-    print("loud", x)
+    print("loud", x)  # noqa: T201  # that is what it is for
     return x
 
 

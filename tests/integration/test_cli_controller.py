@@ -43,7 +43,9 @@ class Controller:
 
     def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
         command = [sys.executable, "-m", "scaleplug.cli.main", "controller", *arguments]
-        self.process = subprocess.Popen(command, cwd=folder, env=environment(**environ), stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment(**environ), stderr=subprocess.PIPE, text=True
+        )
         self.said: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -108,7 +110,9 @@ def test_it_registers_programs_and_runs_their_functions(start: Start, folder: Pa
     assert done.stdout == "[0, 1, 4, 9]\n", told(done)
     assert controller.end(signal.SIGTERM) == 0
     said = controller.said
-    assert re.fullmatch(rf"controller {controller.process.pid} on Redis at unix://:\*\*\*@\S+, namespace default", said[0])
+    assert re.fullmatch(
+        rf"controller {controller.process.pid} on Redis at unix://:\*\*\*@\S+, namespace default", said[0]
+    )
     assert "registered shop.nap, shop.square" in said
     assert "ready; functions known: shop.nap, shop.square" in said
     assert any(re.match(r"shop\.square: need 1 of 4: service unknown.* start 1, stop 0", line) for line in said), said
@@ -153,6 +157,7 @@ def test_a_second_signal_hurries(start: Start, folder: Path, environ: dict[str, 
     python("-c", SPAWN.replace("2", "600"), cwd=folder, **environ)
     wait_until(lambda: "napping" in scaleplug("logs", cwd=folder, **environ).stdout, 15)
     controller.process.send_signal(signal.SIGTERM)
+    controller.says("^ending: running inputs get 30 s, a second signal ends them at once$")
     assert controller.end(signal.SIGTERM) == 0
 
 

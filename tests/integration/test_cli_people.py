@@ -42,10 +42,11 @@ def test_ps_shows_functions_settings_inputs_and_containers():
     assert shown.exit_code == 0, shown.output
     head, names, *rows = shown.output.splitlines()
     assert re.fullmatch(rf"scaleplug run tests \(process {RUN}\); the controller \S+ acts", head)
-    assert names.split() == "function min max buffer window pending running containers finished failed service start".split()
+    columns = "function min max buffer window pending running containers finished failed service start"
+    assert " ".join(names.split()) == columns
     (row,) = [row.split() for row in rows if row.startswith("talk.loud ")]
     assert row[1:7] == ["0", "2", "0", "60", "s", "0"]
-    assert re.search(r" 5 +0 +[\d.]+ m?s +[\d.]+ m?s$", " ".join(row).replace("  ", " "))
+    assert re.search(r" 5 0( (-|[\d.]+ m?s)){2}$", " ".join(row))  # what was learned is saved now and then
 
 
 def test_ps_as_json():
@@ -90,8 +91,11 @@ def test_why_tells_what_is_known_where_no_decision_was_made():
 
 @pytest.mark.parametrize("command", ["why", "logs"])
 def test_an_unknown_function_gets_near_misses(command: str):
-    shown = ask(command, "laud")
-    assert (shown.exit_code, shown.output) == (2, "scaleplug: there is no function 'laud': did you mean loud?\n")
+    shown = ask(command, "never_caled")
+    assert (shown.exit_code, shown.output) == (
+        2,
+        "scaleplug: there is no function 'never_caled': did you mean never_called?\n",
+    )
 
 
 def test_logs_shows_the_last_lines():
@@ -180,9 +184,8 @@ def test_nothing_to_look_at_is_told_with_the_way_out(command: list[str], monkeyp
     monkeypatch.setattr("scaleplug.cli.place.find_instances", lambda _environ: [])
     shown = CliRunner().invoke(cli, command)
     assert shown.exit_code == 2
-    assert shown.output == (
-        "scaleplug: there is nothing to look at: no 'scaleplug run' of yours is under way, and SCALEPLUG_REDIS_URL is unset: "
-        "start one, or name the Redis with --redis-url\n"
+    assert re.fullmatch(
+        r"scaleplug: there is nothing to look at: .* unset: start one, or name .* with --redis-url\n", shown.output
     )
     assert find_instances()  # but there is one
 

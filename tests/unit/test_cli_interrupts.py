@@ -34,11 +34,14 @@ class Heard:
         os.kill(os.getpid(), sig)
         wait_until(lambda: self.interrupts._last_at != before)
 
+    def _send_and_wait(self, sig: signal.Signals) -> None:
+        self.send(sig)
+        threading.Event().wait(5)
+
     def interrupt(self, sig: signal.Signals) -> None:
         """Send a signal that raises."""
         with pytest.raises(KeyboardInterrupt):
-            self.send(sig)
-            threading.Event().wait(5)
+            self._send_and_wait(sig)
         wait_until(lambda: self.first + self.second)
 
 

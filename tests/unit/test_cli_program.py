@@ -126,11 +126,19 @@ def test_all_apps_of_a_file_are_found(load: Load):
     ("text", "message", "shown"),
     [
         ("def f(:\n  pass\n", r"job\.py can't be imported: invalid syntax \(job\.py, line 1\)", "SyntaxError"),
-        ("import nosuch\n", "job.py can't be imported: there is no module 'nosuch' for .*: install its package", "line 1"),
+        (
+            "import nosuch\n",
+            "job.py can't be imported: there is no module 'nosuch' for .*: install its package",
+            "line 1",
+        ),
         ("def g():\n  1/0\ng()\n", "job.py can't be imported: ZeroDivisionError: division by zero", "line 2, in g"),
         ("from . import x\n", "ImportError: .*Name it as a module.*: scaleplug run job", "line 1"),
         ("import sys\nsys.exit('bye')\n", r"job\.py ended itself while it was imported \(job\.py, line 2: bye\)", ""),
-        (ONE.replace("main", "main", 1) + "app.function(scaledown_window=1)\n", "job.py, line 6: scaledown_window must be", ""),
+        (
+            ONE.replace("main", "main", 1) + "app.function(scaledown_window=1)\n",
+            "job.py, line 6: scaledown_window must be",
+            "",
+        ),
     ],
 )
 def test_a_failed_import_is_told_in_one_line(

@@ -171,7 +171,7 @@ def test_it_stands_in_for_the_streams_and_goes(screen: Screen, terminal: Termina
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     with screen.standing_in():
-        print("hi")
+        print("hi")  # noqa: T201
         sys.stdout.buffer.write("ü\n".encode()[:1])
         sys.stdout.buffer.write("ü\n".encode()[1:])
         assert sys.stdout.isatty()
