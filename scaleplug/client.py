@@ -66,6 +66,7 @@ class Inbox:
         self._reader: threading.Thread | None = None
         self._alive_until = 0.0
         self._untrimmed = 0
+        self._missed_controller = False
         self.closed = False
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
@@ -100,6 +101,17 @@ class Inbox:
         self.store.registered.clear()  # so that the next call registers its function again
         self.fail_all("Redis was restarted without its data, or emptied: it no longer knows this call")
 
+    def _check_controller(self) -> None:
+        """Say so, once, when calls wait and nobody is there to start containers for them."""
+        if not self._calls or self._missed_controller or self.store.client.exists(self.store.keys.lease):
+            return
+        self._missed_controller = True
+        logger.warning(
+            "calls wait, and no controller acts in the namespace %r of this Redis: "
+            "start one with 'scaleplug controller'",
+            self.config.namespace,
+        )
+
     def fail_all(self, why: str) -> None:
         """End every call that waits: what it waits for is lost."""
         reason = f"lost: {why}"
@@ -115,6 +127,7 @@ class Inbox:
         key = self.store.keys.of("inbox", self.name)
         found = link.xread({key: last}, count=READ_COUNT, block=int(READ_SECONDS * 1000))
         if not found:
+            self._check_controller()
             return last
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:

@@ -32,7 +32,7 @@ def tmux(*arguments: str) -> str:
 
 def share_done(screen: str) -> float:
     """Return how far the first map is, by its count."""
-    counts = re.search(r"(\d+)/(\d+)  ", screen)
+    counts = re.search(r"(\d+)/(\d+) ", re.sub(r"\x1b\[[\d;]*m", "", screen))
     return int(counts[1]) / int(counts[2]) if counts else 0.0
 
 

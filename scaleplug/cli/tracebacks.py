@@ -10,6 +10,7 @@ from types import TracebackType
 import click
 
 import scaleplug
+from scaleplug.errors import Error
 
 PLUMBING = (str(Path(scaleplug.__file__).parent), str(Path(click.__file__).parent), "<frozen importlib")
 TBLIB = ("__traceback_maker",)
@@ -42,12 +43,16 @@ def last_place(trace: TracebackType | None) -> str:
 
 
 def _clear(shown: traceback.TracebackException, exc: BaseException) -> None:
-    """Take out the plumbing around the user's frames; what is inside the innermost of them stays, for it has failed."""
+    """Take out the plumbing around the user's frames.
+
+    What is inside the innermost of them stays, for that is what has failed; not so with scaleplug's own errors, which
+    tell all in their message.
+    """
     for frame, (real, _) in zip(shown.stack, traceback.walk_tb(exc.__traceback__), strict=False):
         if real.f_code.co_names == TBLIB:
             frame.colno = frame.end_colno = None
     users = [i for i, frame in enumerate(shown.stack) if not _is_plumbing(frame.filename)]
-    last = users[-1] if users else -1
+    last = -1 if not users else len(shown.stack) if isinstance(exc, Error) else users[-1]
     shown.stack[:] = [frame for i, frame in enumerate(shown.stack) if i > last or i in users]
     others = [(shown.__cause__, exc.__cause__), (shown.__context__, exc.__context__)]
     if isinstance(exc, BaseExceptionGroup):

@@ -192,3 +192,13 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_caller_is_told_when_nobody_starts_containers(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    call = jobs.square.spawn(3)
+    thread, results = background(lambda: call.get(timeout=60))
+    wait_until(lambda: "no controller acts" in caplog.text, 12, "it is told")
+    site.controller()
+    thread.join(30)
+    assert results == [9]
+    assert caplog.text.count("no controller acts") == 1

@@ -39,8 +39,13 @@ def test_the_frames_between_the_users_are_left_out():
 
 
 def test_the_frames_that_have_failed_stay():
+    exc = caught(lambda: read_options("not JSON"))
+    assert names(exc)[:3] == ["caught", "<lambda>", "read_options"]
+
+
+def test_errors_of_scaleplug_need_no_frames_of_its_own():
     exc = caught(lambda: check_count("n", -1, 0))
-    assert names(exc) == ["caught", "<lambda>", "check_count"]
+    assert names(exc) == ["caught", "<lambda>"]
     assert last_place(exc.__traceback__).startswith(f"{Path(__file__).name}, line ")
 
 
