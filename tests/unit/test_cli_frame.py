@@ -31,7 +31,7 @@ def under_way(total: int | None = 100, *, done: int = 45, failed: int = 0) -> Ta
 
 
 def rows(tally: Tally, **options: object) -> list[str]:
-    return [row.plain.rstrip() for row in draw(tally, Palette(), width=100, **options)]  # type: ignore[arg-type]
+    return [row.plain.rstrip() for row in draw(tally, Palette(), width=120, **options)]  # type: ignore[arg-type]
 
 
 def test_a_map_and_its_containers():
