@@ -73,10 +73,10 @@ class App:
         raw: None = None,
         /,
         *,
-        min_containers: int = 0,
+        min_containers: int | None = None,
         max_containers: int | None = None,
-        buffer_containers: int = 0,
-        scaledown_window: float = 60.0,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
         timeout: float = 300.0,
         startup_timeout: float | None = None,
         name: str | None = None,
@@ -88,8 +88,8 @@ class App:
         ``min_containers`` are kept while idle, ``buffer_containers`` are added while inputs are under way, never more
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
         limits one input's run, ``startup_timeout`` a container's start. ``serialized=True`` pickles the callable
-        instead of importing it by name: for nested functions and notebooks. ``concurrency_limit`` is the older name of
-        ``max_containers``. Raises InvalidError.
+        instead of importing it by name: for nested functions and notebooks. ``None`` leaves a setting at its default.
+        ``concurrency_limit`` is the older name of ``max_containers``. Raises InvalidError.
         """
         if raw is not None:
             if not callable(raw):
@@ -98,14 +98,16 @@ class App:
             raise InvalidError(f"@app.function needs parentheses: write @app.function() above {where!r}")
         if concurrency_limit is not None:
             max_containers = renamed("concurrency_limit", concurrency_limit, "max_containers", max_containers)
-        settings = FunctionSettings(
-            min_containers=min_containers,
-            max_containers=max_containers,
-            buffer_containers=buffer_containers,
-            scaledown_window=scaledown_window,
-            timeout=timeout,
-            startup_timeout=startup_timeout,
-        )
+        if not isinstance(serialized, bool):
+            raise InvalidError(f"serialized must be True or False, not {serialized!r}")
+        given = {
+            "min_containers": min_containers,
+            "max_containers": max_containers,
+            "buffer_containers": buffer_containers,
+            "scaledown_window": scaledown_window,
+            "startup_timeout": startup_timeout,
+        }
+        settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         return lambda function: self._add(function, name, settings, serialized)
 
     def _add(self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool) -> Function[Any, Any]:
