@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,15 +33,20 @@ class Place:
     secret: str | None
     namespace: str
     store: Store
+    private: bool
+    """Whether it is the Redis of a run, and ends with it."""
 
     @contextmanager
     def asking(self) -> Iterator[Place]:
-        """Turn a lost connection into one sentence."""
+        """Turn a lost connection into one sentence; whoever watches a run has seen it to its end."""
         try:
             yield self
         except (RedisError, OSError) as exc:
             if isinstance(exc, BrokenPipeError):
                 raise  # that is our standard output
+            if self.private:
+                click.echo(f"scaleplug: {self.title} has ended", err=True)
+                sys.exit(0)
             raise ServerError(f"{self.title} does not answer any more ({type(exc).__name__})") from None
 
     def function(self, wanted: str) -> str:
@@ -65,10 +71,11 @@ def find_place(redis_url: str | None, run: str | None) -> Place:
     config = Config.from_environ(os.environ, redis_url=redis_url)
     if run is None and config.redis_url is not None:
         title = f"Redis at {mask_url(config.redis_url)}, namespace {config.namespace}"
-        return _reach(title, config.redis_url, config.secret, config.namespace)
+        return _reach(title, config.redis_url, config.secret, config.namespace, private=False)
     for instance in (instances := _choose(find_instances(os.environ), run)):
         try:
-            place = _reach(f"scaleplug run {_told(instance)}", instance.url, instance.secret, instance.namespace)
+            title = f"scaleplug run {_told(instance)}"
+            place = _reach(title, instance.url, instance.secret, instance.namespace, private=True)
         except ServerError:
             continue  # it is about to end
         if others := [_told(other) for other in instances if other is not instance]:
@@ -100,11 +107,11 @@ def _told(instance: Instance) -> str:
     return f"{instance.title} (process {instance.pid})"
 
 
-def _reach(title: str, url: str, secret: str | None, namespace: str) -> Place:
+def _reach(title: str, url: str, secret: str | None, namespace: str, *, private: bool) -> Place:
     client = connect(url, name=f"scaleplug-cli-{os.getpid()}", connect_timeout=2.0, retry=False)
     try:
         client.ping()
     except (RedisError, OSError):
         read_facts(client)  # it tells what is wrong in one sentence
         raise
-    return Place(title, url, secret, namespace, Store(client, Keys(namespace)))
+    return Place(title, url, secret, namespace, Store(client, Keys(namespace)), private)

@@ -152,6 +152,21 @@ def test_a_run_is_chosen_by_its_title(title: str):
     assert shown.output.startswith("scaleplug run /somewhere/other.py")
 
 
+def test_whoever_follows_a_run_sees_its_end():
+    with another_run():
+        command = [sys.executable, "-m", "scaleplug.cli.main", "ps", "--watch", "--json", "--run", "other.py"]
+        watching = subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline()) == {"controller": None, "functions": []}
+    _, said = watching.communicate(timeout=20)
+    assert (watching.returncode, said) == (
+        0,
+        f"scaleplug: scaleplug run /somewhere/other.py (process {RUN}) has ended\n",
+    )
+
+
 def test_a_run_that_is_not_there():
     shown = CliRunner().invoke(cli, ["ps", "--run", "test"])
     assert (shown.exit_code, shown.output.startswith("scaleplug: no run 'test' is under way")) == (2, True)
