@@ -356,10 +356,9 @@ class Controller:
         low, high = BACK_OFF
         view.back_off_until = now + min(high, low * 2 ** (view.failures - 1))
         tail = "\n".join(lines)
-        logger.error(
-            "a container of %s did not start (%s); next try in %g s%s",
-            function, reason, view.back_off_until - now, f". It printed:\n{tail}" if tail else "",
-        )  # fmt: skip
+        printed = f". It printed:\n{tail}" if tail and view.failures == 1 else ""  # the same each time, mostly
+        pause = view.back_off_until - now
+        logger.error("a container of %s did not start (%s); next try in %g s%s", function, reason, pause, printed)
         if self.fail_fast and view.failures >= FAILURES_BEFORE_FAILING:
             text = f"no container of {function} could be started: {reason}" + (f"\n{tail}" if tail else "")
             self.store.fail_pending(self.lease.token, function, text)

@@ -39,6 +39,7 @@ from scaleplug.worker.parent import die_with_parent
 
 logger = logging.getLogger("scaleplug")
 
+EX_CONFIG = 2
 RUN_GRACE = 2.0
 """Seconds that inputs still running get when the run they belong to ends."""
 
@@ -173,6 +174,9 @@ class Run:
             controller.wait()
             if self._ending.is_set():
                 return
+            if controller.returncode == EX_CONFIG:
+                forget_callers(self.config.redis_url, lost="the controller could not start; it has said why")
+                return
             failures = failures + 1 if time.monotonic() - since < 5 else 0
             logger.warning("the controller ended with status %s: starting it again", controller.returncode)
             if self._ending.wait(min(0.1 * 2**failures, 5.0) if failures else 0.0):
@@ -267,7 +271,7 @@ def main() -> None:
         control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=RUN_GRACE)
     except ConfigurationError as exc:
         print(f"scaleplug: {exc}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        sys.exit(EX_CONFIG)
 
 
 if __name__ == "__main__":
