@@ -4,7 +4,16 @@
 local container, epoch, fn, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local transit, caller, call = P .. 'transit:' .. container .. ':' .. epoch, ARGV[6], ARGV[7]
 local message = redis.call('LINDEX', transit, 0)
-if not message then return {'none'} end
+if not message then
+  -- The reply to an earlier try may have been lost on its way: what it claimed is still ours.
+  if redis.call('HEXISTS', P .. 'claims:' .. container .. ':' .. epoch, id) == 0 then return {'none'} end
+  return {
+    'ok',
+    tonumber(redis.call('HGET', P .. 'attempts:' .. fn, id) or '1'),
+    redis.call('HGET', P .. 'verdicts:' .. fn, id) or '',
+    redis.call('HGET', P .. 'crashes:' .. fn, id) or '',
+  }
+end
 if epoch_of(container) ~= tonumber(epoch) then
   redis.call('DEL', transit)
   redis.call('RPUSH', P .. 'queue:' .. fn, message)

@@ -4,7 +4,7 @@ local fn, call, queue = ARGV[1], ARGV[2], P .. 'queue:' .. ARGV[1]
 redis.call('SET', P .. 'cancelled:' .. call, '1', 'EX', 86400)
 local removed, told, mark = 0, 0, '"' .. call .. '"'
 -- Longer queues are not rewritten in one go: begin.lua drops what is left when it is taken.
-if redis.call('LLEN', queue) <= 20000 then
+if redis.call('LLEN', queue) <= 5000 then
   local keep = {}
   for _, message in ipairs(redis.call('LRANGE', queue, 0, -1)) do
     if string.find(message, mark, 1, true) then removed = removed + 1 else keep[#keep + 1] = message end
