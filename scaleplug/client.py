@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -38,6 +39,8 @@ logger = logging.getLogger("scaleplug")
 READ_SECONDS = 5.0
 """How long one XREAD waits in the server."""
 READ_COUNT = 1_000
+ENTRY_BYTES, TRIM_BYTES = 500, 100_000
+"""The inbox is trimmed when what has been read of it may take so much room."""
 
 
 def reason_error(reason: str, call: str) -> RemoteError:
@@ -61,7 +64,9 @@ class Inbox:
         self.store, self.config = store, config
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
         self.pid = os.getpid()
-        self._calls: dict[str, Callable[[Event], object]] = {}
+        self._calls: dict[str, list[Callable[[Event], object]]] = {}
+        self._waiters: Counter[str] = Counter()
+        self._incarnation = ""
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._alive_until = 0.0
@@ -72,7 +77,8 @@ class Inbox:
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Let ``put`` have the events of a call."""
         with self._lock:
-            self._calls[call] = put
+            self._calls.setdefault(call, []).append(put)
+            self._waiters[call] += 1
             if self._reader is None:
                 self._say_alive(first=True)
                 self._reader = threading.Thread(
@@ -83,23 +89,21 @@ class Inbox:
     def close(self, call: str) -> None:
         """Forget a call."""
         with self._lock:
-            self._calls.pop(call, None)
+            self._waiters[call] -= 1
+            if self._waiters[call] <= 0:  # what still comes for others that wait for it is theirs
+                del self._waiters[call]
+                self._calls.pop(call, None)
 
     def _say_alive(self, *, first: bool = False) -> None:
         ttl = self.config.caller_ttl
-        known, back = self.store.revive(self.name, ttl)
+        known, back, incarnation = self.store.revive(self.name, ttl)
+        lost, self._incarnation = self._incarnation not in ("", incarnation), incarnation
         self._alive_until = time.monotonic() + ttl / 4
-        if not known and not first:
-            if back:
-                logger.warning("this process could not reach Redis for %g s: %d inputs were brought back", ttl, back)
-            self._check_lost()
-
-    def _check_lost(self) -> None:
-        # The key that says "I live" can run out while Redis lives on; a Redis that lost everything knows no function.
-        if self.store.client.exists(self.store.keys.functions):
-            return
-        self.store.registered.clear()  # so that the next call registers its function again
-        self.fail_all("Redis was restarted without its data, or emptied: it no longer knows this call")
+        if lost:
+            self.store.registered.clear()  # so that the next call registers its function again
+            self.fail_all("Redis was restarted without its data, or emptied: it no longer knows this call")
+        elif back and not (known or first):
+            logger.warning("this process could not reach Redis for %g s: %d inputs were brought back", ttl, back)
 
     def _check_controller(self) -> None:
         """Say so, once, when calls wait and nobody is there to start containers for them."""
@@ -116,7 +120,7 @@ class Inbox:
         """End every call that waits: what it waits for is lost."""
         reason = f"lost: {why}"
         with self._lock:
-            puts = list(self._calls.values())
+            puts = [put for waiting in self._calls.values() for put in waiting]
         for put in puts:
             put(Event(-1, None, reason))
 
@@ -125,18 +129,20 @@ class Inbox:
         if time.monotonic() > self._alive_until:
             self._say_alive()
         key = self.store.keys.of("inbox", self.name)
-        found = link.xread({key: last}, count=READ_COUNT, block=int(READ_SECONDS * 1000))
+        found = link.xread(
+            {key: last}, count=READ_COUNT, block=int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
+        )
         if not found:
             self._check_controller()
             return last
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            put = self._calls.get(values[b"c"].decode())
-            if put is not None:
-                put(Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode()))
-        self._untrimmed += len(rows)
-        if self._untrimmed >= READ_COUNT:
+            event = Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode())
+            self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
+            for put in list(self._calls.get(values[b"c"].decode(), ())):
+                put(event)
+        if self._untrimmed >= TRIM_BYTES:
             milliseconds, _, number = last.decode().partition("-")
             link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
             self._untrimmed = 0
@@ -219,8 +225,9 @@ class RedisCaller:
 
     def look(self, call: str, *, watch: bool) -> Look:
         """See :class:`scaleplug.abc.Caller`."""
-        outcome, function, cancelled = self.store.watch(call, self.inbox.name if watch else "")
-        return Look(None if outcome is None else Event(0, outcome), function, cancelled)
+        outcome, function, cancelled, ended = self.store.watch(call, self.inbox.name if watch else "")
+        event = Event(0, outcome, ended) if outcome is not None or ended else None
+        return Look(event, function, cancelled)
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""

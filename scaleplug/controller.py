@@ -12,6 +12,7 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -72,6 +73,8 @@ class Controller:
         self.hold_until = 0.0
         self._leading = self._standing_by = False
         self._next_due: float | None = None
+        self._unburied: deque[ContainerExit] = deque()
+        """Exits whose inputs have not been given back yet: Redis may fail in between."""
         self._last_tick = self._last_save = self._made_room = 0.0
         self.log = LogShipper(store)
 
@@ -120,6 +123,7 @@ class Controller:
         """Take over: find what there is before deciding anything."""
         logger.info("this controller acts now")
         self.views.clear()
+        self._unburied.clear()
         self.backend.adopt()
         self._read_registry()
         now = time.time()
@@ -148,6 +152,7 @@ class Controller:
         now = time.time()
         if "*" in dirty:
             self._read_registry()
+            dirty |= self.views.keys()
         self._bury(self.backend.exits())
         tick = now - self._last_tick >= TICK
         if tick or (self._next_due is not None and now >= self._next_due):
@@ -261,9 +266,9 @@ class Controller:
             self._start_failed(view, f"it was not ready within its startup_timeout of {limit:g} s", ())
             self.backend.kill(container)
 
-    def _stop(self, view: View, container: str) -> None:
+    def _stop(self, view: View, container: str, *, grace: float | None = None) -> None:
         view.containers[container].draining = True
-        self.backend.stop(container, grace=self.config.stop_grace)
+        self.backend.stop(container, grace=self.config.stop_grace if grace is None else grace)
 
     def _keep(self, function: str, view: View, decision: policy.Decision, load: policy.Load, now: float) -> None:
         if not decision.start and not decision.stop and not decision.give_up and decision.desired == view.desired:
@@ -321,18 +326,23 @@ class Controller:
                 if container in view.containers and self.store.release(self.lease.token, container, function):
                     self._stop(view, container)
             busy = [c for c, k in view.containers.items() if k.ready and not k.draining]
-            for container in busy[: room.drain.get(function, 0)]:
-                self._stop(view, container)
+            for container in busy[: room.drain.get(function, 0)]:  # they finish what they run, however long that takes
+                self._stop(view, container, grace=view.registration.settings.timeout + TIMEOUT_GRACE)
 
     def _bury(self, exits: list[ContainerExit]) -> None:
         """Give back what dead containers held."""
-        for exit_ in exits:
+        self._unburied.extend(exits)
+        while self._unburied:
+            exit_ = self._unburied[0]
             view = self.views.get(exit_.function)
             known = view.containers.get(exit_.container) if view is not None else None
             blameless = exit_.asked or (known is not None and known.blameless)
             returned = self.store.gone(
                 self.lease.token, exit_.container, exit_.function, exit_.reason, blameless=blameless
             )
+            if returned < 0:
+                return  # somebody else leads, and sweeps
+            self._unburied.popleft()
             if view is not None:
                 view.containers.pop(exit_.container, None)
                 view.next_check = 0.0

@@ -33,10 +33,12 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | code | hash | FN -> signed pickled function | callers | containers | run ends |
 | call:CALL | string | FN of a spawned call | callers | FunctionCall | result_ttl |
 | result:CALL | string | signed outcome of a spawned call | containers | FunctionCall | result_ttl |
+| ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
 | watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
-| inbox:P | stream | outcomes for one calling process | scripts | that process | caller_ttl after it ended |
+| inbox:P | stream | outcomes for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
+| incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |
 | parked:P | list | FN and message of inputs whose caller seemed gone when they were taken | scripts | that process | 1 day |
 | logs | stream | what functions printed | controller | run, logs | about 10,000 lines are kept |
 """

@@ -125,14 +125,15 @@ class Map(Generic[R]):
         complete = False
         try:
             while True:
-                self._read_inputs()
+                if not self._has_ready():  # what is ready must not wait for an input that is long in coming
+                    self._read_inputs()
                 self._flush()
+                while (event := outcomes.get(0)) is not None:
+                    self._accept(event)
                 yield from self._take_ready()
                 if self._complete():
                     complete = True
                     return
-                while (event := outcomes.get(0)) is not None:
-                    self._accept(event)
                 if not self._has_ready() and not self._may_read():
                     event = outcomes.get(self._wait_seconds())
                     if event is not None:

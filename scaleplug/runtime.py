@@ -140,12 +140,20 @@ class Run:
                 logger.warning("%s", warning)
         use_config(self.config)
         self._lifeline = os.pipe()
+        os.register_at_fork(after_in_child=self._let_go_in_child)
         self._folder = tempfile.TemporaryDirectory(prefix="scaleplug-")
         self._start_controller()
         threading.Thread(target=self._supervise, daemon=True, name="scaleplug-supervisor").start()
         if self.redis is not None:
             threading.Thread(target=self._watch_redis, daemon=True, name="scaleplug-redis-watch").start()
         return self.config
+
+    def _let_go_in_child(self) -> None:
+        # A process that the job forks must not keep the run's containers alive when the run is gone.
+        if not self._ending.is_set() and self._lifeline[1] >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._lifeline[1])
+            self._lifeline = (self._lifeline[0], -1)
 
     def _start_controller(self) -> None:
         assert self._folder is not None

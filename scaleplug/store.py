@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,15 +144,23 @@ class Store:
         removed, told = self._run("cancel", function, call, int(tell), int(keep), caller)
         return int(removed), int(told)
 
-    def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool]:
-        """Return (outcome, function, cancelled) of a spawned call and let ``caller`` be told of its end."""
-        outcome, function, cancelled = self._run("watch", call, caller)
-        return outcome or None, _str(function), bool(cancelled)
+    def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool, str]:
+        """Return (outcome, function, cancelled, reason if none) of a spawned call; tell ``caller`` of its end."""
+        outcome, function, cancelled, ended = self._run("watch", call, caller)
+        return outcome or None, _str(function), bool(cancelled), _str(ended)
 
-    def revive(self, caller: str, seconds: float) -> tuple[bool, int]:
-        """Say that ``caller`` lives; return if it was known, and how many parked inputs came back."""
-        known, back = self._run("revive", caller, int(seconds))
-        return bool(known), int(back)
+    def take_now(self, container: str, epoch: int, function: str) -> bytes | None:
+        """Take a message without waiting, also while Redis is out of memory: running inputs frees some."""
+        raw = self._run("take", container, epoch, function)
+        return None if raw is None else bytes(raw)
+
+    def revive(self, caller: str, seconds: float) -> tuple[bool, int, str]:
+        """Say that ``caller`` lives; return if it was known, how many parked inputs came back, and which Redis it is.
+
+        The last changes when Redis has lost its data.
+        """
+        known, back, incarnation = self._run("revive", caller, int(seconds), secrets.token_hex(8))
+        return bool(known), int(back), _str(incarnation)
 
     # -- containers ------------------------------------------------------------------------------------------------
 

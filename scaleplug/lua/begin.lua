@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Claim the message a container has just taken. The attempt is counted here, before any of the user's code runs.
 -- ARGV: container, epoch, fn, id, timeout, caller ('' if nobody waits), call, keep (seconds), index.
 -- Returns {'ok', attempt, verdict or '', crash or ''}, or {'none' | 'stale' | 'parked' | 'cancelled'}.

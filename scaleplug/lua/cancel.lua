@@ -2,12 +2,19 @@
 -- Returns {pending inputs removed, running inputs told}.
 local fn, call, queue = ARGV[1], ARGV[2], P .. 'queue:' .. ARGV[1]
 redis.call('SET', P .. 'cancelled:' .. call, '1', 'EX', 86400)
-local removed, told, mark = 0, 0, '"' .. call .. '"'
+-- As json.dumps writes the header: a call's id alone also stands in what its inputs have sent on.
+local removed, told, mark = 0, 0, '"call": "' .. call .. '"'
 -- Longer queues are not rewritten in one go: begin.lua drops what is left when it is taken.
 if redis.call('LLEN', queue) <= 5000 then
   local keep = {}
   for _, message in ipairs(redis.call('LRANGE', queue, 0, -1)) do
-    if string.find(message, mark, 1, true) then removed = removed + 1 else keep[#keep + 1] = message end
+    if string.find(message, mark, 1, true) then
+      removed = removed + 1
+      local id = string.match(message, '"id": "([^"]*)"')
+      if id then forget(fn, id) end
+    else
+      keep[#keep + 1] = message
+    end
   end
   if removed > 0 then
     redis.call('DEL', queue)

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Move inputs that are due to their queues. ARGV: most to move. Returns {seconds until the next one or '', fn...}.
 local t, moved = now(), {}
 for _, fn in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due', '-inf', t)) do

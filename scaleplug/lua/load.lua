@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Read what the policy needs to know. ARGV: fn... Returns the time, then for each function {pending, running,
 -- earliest end of a timeout or '', {idle container, since...}, {ready container, at...}, timed, microseconds}.
 local out = {tostring(now())}

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Find inputs that ran past their timeout, and pass the verdict on them. ARGV: token, fn, grace (seconds), verdict.
 -- Returns the containers to be killed.
 if not leads(ARGV[1]) then return {} end

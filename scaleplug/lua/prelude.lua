@@ -54,7 +54,13 @@ end
 
 -- Store the outcome of an input where its caller looks for it.
 local function deliver(call, index, caller, keep, payload, refused)
-  if keep > 0 and payload then redis.call('SET', P .. 'result:' .. call, payload, 'EX', keep) end
+  if keep > 0 then
+    if payload then
+      redis.call('SET', P .. 'result:' .. call, payload, 'EX', keep)
+    else
+      redis.call('SET', P .. 'ended:' .. call, refused, 'EX', keep)
+    end
+  end
   local callers = {}
   if caller ~= '' then callers[1] = caller end
   if keep > 0 then
@@ -62,13 +68,14 @@ local function deliver(call, index, caller, keep, payload, refused)
     redis.call('DEL', P .. 'watchers:' .. call)
   end
   for _, who in ipairs(callers) do
-    if redis.call('EXISTS', P .. 'caller:' .. who) == 1 then
-      if refused then
-        redis.call('XADD', P .. 'inbox:' .. who, '*', 'c', call, 'i', index, 'e', refused)
-      else
-        redis.call('XADD', P .. 'inbox:' .. who, '*', 'c', call, 'i', index, 'p', payload)
-      end
+    local inbox = P .. 'inbox:' .. who
+    if refused then
+      redis.call('XADD', inbox, '*', 'c', call, 'i', index, 'e', refused)
+    else
+      redis.call('XADD', inbox, '*', 'c', call, 'i', index, 'p', payload)
     end
+    -- A caller that was paused finds it when it goes on; one that is gone leaves nothing behind for long.
+    if redis.call('TTL', inbox) < 0 then redis.call('EXPIRE', inbox, 3600) end
   end
 end
 

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Let an idle container go, atomically: from here on nothing it takes is accepted. ARGV: token, container, fn.
 -- Returns 1, 0 when it holds something, -1 when the lease is lost.
 if not leads(ARGV[1]) then return -1 end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Write down containers before they are started, while the controller leads. ARGV: token, then for each: container, fn,
 -- slot, backend, host, unix time. Returns 1, or 0 when the lease is lost.
 if not leads(ARGV[1]) then return 0 end

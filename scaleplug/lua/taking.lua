@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Name the idle containers into whose hands a message has been moved that they have not claimed yet. ARGV: fn...
 -- Returns {container...} over all functions; a healthy container is among them for well under a millisecond.
 local out = {}

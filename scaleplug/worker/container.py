@@ -136,6 +136,7 @@ class Container:
         self.runner.attach(intake, self.keyring)
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
+        os.register_at_fork(after_in_child=_forget_container)
         self._name_worker(request)
         signals.worker_process_init.send(sender=self.worker.hostname)
         try:
@@ -199,6 +200,13 @@ class Container:
             order, _, subject = found[1].decode().partition(" ")
             if order == "cancel":
                 self.runner.cancel(subject)
+
+
+def _forget_container() -> None:
+    """Let a process that the user's code forks be an ordinary one: our signals are not its."""
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def leave_process(status: int) -> None:
