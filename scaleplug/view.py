@@ -35,7 +35,7 @@ class View:
     next_check: float | None = None
     failures: int = 0
     back_off_until: float = 0.0
-    desired: int | None = None
+    desired: int = 0
     ignoring: dict[str, float] = field(default_factory=dict)
     """Idle containers by the time since when they have ignored an input."""
     learned: bool = False

@@ -37,6 +37,7 @@ from scaleplug.worker.runner import Runner
 
 logger = logging.getLogger(__name__)
 
+OUR_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ORDER_SECONDS = 10
 """How long one wait for orders blocks in the server."""
 
@@ -136,7 +137,7 @@ class Container:
         self.runner.attach(intake, self.keyring)
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
-        os.register_at_fork(after_in_child=_forget_container)
+        os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_container)
         self._name_worker(request)
         signals.worker_process_init.send(sender=self.worker.hostname)
         try:
@@ -202,11 +203,22 @@ class Container:
                 self.runner.cancel(subject)
 
 
+# A process that the user's code forks is an ordinary one: the container's signals are not its. None may come while it
+# still has the container's handlers.
+
+
+def _hold_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, OUR_SIGNALS)
+
+
+def _let_signals_in() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OUR_SIGNALS)
+
+
 def _forget_container() -> None:
-    """Let a process that the user's code forks be an ordinary one: our signals are not its."""
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for sig in OUR_SIGNALS:
+        signal.signal(sig, signal.SIG_IGN if sig == signal.SIGUSR1 else signal.SIG_DFL)
+    _let_signals_in()
 
 
 def leave_process(status: int) -> None:

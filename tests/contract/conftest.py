@@ -13,7 +13,7 @@ from scaleplug.settings import Config, use_config
 from tests.contract import functions, sides
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def real_run() -> Iterator[Run]:
     """Start a Redis and a controller for the session; no test sees them that doesn't ask."""
     run = Run(Config(), title="contract tests")
