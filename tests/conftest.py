@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,10 @@ from scaleplug.embedded import PROGRAMS, EmbeddedRedis, ask_version, find_server
 from scaleplug.errors import ConfigurationError
 from scaleplug.server import connect
 from tests.helpers import runs, started_processes, told
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A script that runs the tests in the background makes them, and all they start, deaf to Ctrl-C, which they test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MARK = "PYTEST_STARTED_BY"  # in the environment of every process that the tests start
 SERVERS = [name for name in PROGRAMS if shutil.which(name)]
