@@ -86,7 +86,7 @@ def test_a_spawned_call_that_failed_without_an_outcome_tells_whoever_asks_later(
     def uses_it() -> str:
         return repr(broken)
 
-    function = jobs.app.function(name="never_starts", serialized=True)(uses_it)
+    function = jobs.app.function(name="broken_code", serialized=True)(uses_it)
     calls = [function.spawn() for _ in range(3)]
     for call in calls:
         with pytest.raises(ContainerStartError):
