@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
+    from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
     from scaleplug.errors import (
         Error,
         InputCancellation,
@@ -17,24 +18,43 @@ if TYPE_CHECKING:
         UserCodeException,
     )
     from scaleplug.function import Function
+    from scaleplug.schedules import Cron, Period
+    from scaleplug.settings import AutoscalerSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "AutoscalerSettings",
+    "Cls",
+    "Cron",
     "Error",
     "Function",
     "FunctionCall",
     "InputCancellation",
     "InvalidError",
+    "Period",
     "RemoteError",
     "ResourceExhausted",
     "UserCodeException",
     "__version__",
+    "enter",
+    "exit",
+    "method",
+    "parameter",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is here
-    _PLACES = {"App": "app", "Function": "function", "FunctionCall": "call"}
+    _PLACES = {
+        "App": "app",
+        "AutoscalerSettings": "settings",
+        "Cls": "cls",
+        "Cron": "schedules",
+        "Function": "function",
+        "FunctionCall": "call",
+        "Period": "schedules",
+        **dict.fromkeys(("enter", "exit", "method", "parameter"), "cls"),
+    }
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used: the command line spares Celery's quarter of a second."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from scaleplug.settings import FunctionSettings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartRequest:
@@ -18,6 +20,8 @@ class StartRequest:
     """Full name, ``app.function``."""
     slot: int
     """Stable number among the function's containers, from 1: makes the Celery node name ``app.function-3@host``."""
+    version: str = ""
+    """Version of the code it is to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class BackendContainer:
     slot: int
     started_at: float
     """Unix time."""
+    version: str = ""
     pid: int | None = None
 
 
@@ -103,6 +108,9 @@ class Caller(Protocol):
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map."""
+
+    def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
+        """Lay changes over a function's settings (``None`` takes one away); return those in force."""
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -23,14 +23,16 @@ from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
     InputRefusedError,
+    NotFoundError,
     RemoteError,
     StateLostError,
 )
 from scaleplug.keys import Keys
 from scaleplug.messages import MessageFactory
+from scaleplug.registry import Registration, open_override, seal_override
 from scaleplug.serializer import Keyring, open_outcome
 from scaleplug.server import connect
-from scaleplug.settings import Config
+from scaleplug.settings import Config, FunctionSettings, override
 from scaleplug.store import Store, require_url
 from scaleplug.transport import exhausted
 
@@ -179,7 +181,7 @@ class RedisCaller:
             connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace)
         )
         self.inbox = Inbox(self.store, config)
-        self._factories: dict[str, MessageFactory] = {}
+        self._factories: dict[tuple[str, str], MessageFactory] = {}
 
     def close_all(self) -> None:
         """Stop listening: the Redis is about to end, which ends the connections too."""
@@ -196,10 +198,11 @@ class RedisCaller:
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         name, config = function.full_name, self.config
-        factory = self._factories.get(name)
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
+        factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
-            factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
+            factory = MessageFactory(task, self.keyring, self.inbox.name, name)
+            self._factories[name, task.name] = factory
         spawned = kind == "spawn"
         keep = int(config.result_ttl) if spawned else 0
         messages = factory.make(call, inputs, many=kind == "map", keep=keep)
@@ -217,6 +220,20 @@ class RedisCaller:
         if not admission.accepted and kind != "map":
             raise exhausted(name, admission, most, total)
         return admission.accepted
+
+    def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
+        """See :class:`scaleplug.abc.Caller`."""
+        while True:
+            registered, before = self.store.function_and_override(function)
+            if registered is None:
+                raise NotFoundError(f"{function} is not registered any more")
+            registration = Registration.unseal(self.keyring, function, registered)
+            laid_over = open_override(self.keyring, function, before) | dict(changes)
+            settings = override(registration.settings, laid_over)
+            if not changes:
+                return settings
+            if self.store.override(function, before, seal_override(self.keyring, function, laid_over)):
+                return settings
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""

@@ -20,11 +20,15 @@ from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
+from scaleplug.autoscaling import Autoscaled
 from scaleplug.call import FunctionCall, Method, Outcomes
-from scaleplug.errors import InvalidError, SerializationError
+from scaleplug.errors import ExecutionError, InvalidError, SerializationError
 from scaleplug.mapping import Map, MapOptions, length
+from scaleplug.pools import Owner, digest, variant, with_options
+from scaleplug.registry import Registration
+from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle, sealing
-from scaleplug.settings import FunctionSettings
+from scaleplug.settings import AutoscalerSettings, FunctionSettings, check_name
 from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
@@ -63,12 +67,14 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         function, task_id = self.function, task_id or str(uuid4())
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        function.app.ready_for_calls(function)
-        options["queue"] = function.queue
+        pool = function.pool_of_queue(options.get("queue"))
+        if pool == function.full_name:
+            function.app.ready_for_calls(function.owner)
+        options["queue"] = function.app.keys.queue(pool)
         for name in ("exchange", "routing_key", "connection"):
             options.pop(name, None)
         try:
-            with sealing(self.name, task_id):
+            with sealing(self.name, task_id, pool):
                 return super().apply_async(
                     args, kwargs, task_id=task_id, producer=producer or function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
@@ -86,12 +92,30 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             return self.apply(args, kwargs, task_id=task_id, **options)
 
 
+def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, bound: bool = False) -> Any:
+    """Return a Celery task whose calls go to a function's queue; without ``raw`` its arguments aren't checked here."""
+    options: dict[str, Any] = {"name": name, "base": _task_class(celery), "shared": False, "lazy": False, "bind": bound}
+    return celery.task(**options, **({} if raw else {"typing": False}))(raw or _elsewhere)
+
+
+def _elsewhere() -> None:
+    raise ExecutionError("the code of this function isn't in this process")
+
+
+def _kind_of(raw: Callable[..., Any]) -> str:
+    return "generator" if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw) else "function"
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
 def _task_class(celery: Celery) -> type:
     # On top of the app's own class, which may open a context around every task, as Flask's pattern does.
     return type("FunctionTask", (FunctionTask, celery.Task), {"abstract": True, "__module__": __name__})
 
 
-class Function(Generic[P, R]):
+class Function(Autoscaled, Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
@@ -99,21 +123,29 @@ class Function(Generic[P, R]):
     its Celery ``task``.
     """
 
-    def __init__(
-        self, app: App, raw: Callable[P, R], name: str, settings: FunctionSettings, *, serialized: bool
-    ) -> None:
+    def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
+        self, app: App, raw: Callable[P, R] | None, name: str, settings: FunctionSettings, *, serialized: bool = False,
+        task: Any = None, owner: Owner | None = None, options: Mapping[str, Any] | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
         self.app, self.raw, self.name, self.settings, self.serialized = app, raw, name, settings, serialized
-        self.full_name = f"{app.name}.{name}"
+        self.options, self.schedule = dict(options or {}), schedule
+        self.title = f"{app.name}.{name}"
+        self.owner: Owner = owner or self
         self.is_async = inspect.iscoroutinefunction(raw)
-        self.__doc__, self.__name__ = raw.__doc__, getattr(raw, "__name__", name)
-        self.__module__, self.__qualname__ = raw.__module__, getattr(raw, "__qualname__", name)
-        self.__wrapped__ = raw
+        self.__name__ = getattr(raw, "__name__", name)
+        self.__qualname__ = getattr(raw, "__qualname__", name)
+        if raw is not None:
+            self.__doc__, self.__module__, self.__wrapped__ = raw.__doc__, raw.__module__, raw
         self._local = threading.local()
-        self.task: Any = app.celery.task(name=self.full_name, base=_task_class(app.celery), shared=False, lazy=False)(
-            raw
-        )
-        self.task.function = self
-        self.task.run = self._run_here  # until a container puts its own in this place
+        if task is None:
+            self.task: Any = app.make_task(self.title, raw)
+            self.task.function = self
+            self.task.run = self._run_here  # until a container puts its own in this place
+        else:  # a task of the same name with a queue of its own
+            self.task = object.__new__(type(task))
+            self.task.__dict__.update(task.__dict__, function=self, run=self._run_here)
         self.remote: Method[P, R] = Method(self._remote, self._remote_aio)
         self.spawn: Method[P, FunctionCall[R]] = Method(self._spawn, self._spawn_aio)
         self.map = _MapMethod(self._map)
@@ -125,18 +157,108 @@ class Function(Generic[P, R]):
         return run_here(self, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"<Function {self.full_name}>"
+        return f"<Function {self.title}>"
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """Refuse: it would be unclear where the call should run."""
         raise TypeError(
-            f"{self.full_name} can't be called like a plain function: use .remote(...) to run it in a container, "
+            f"{self.title} can't be called like a plain function: use .remote(...) to run it in a container, "
             ".map(...) for many inputs, or .local(...) to run it here"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         find_function = import_module("scaleplug.app").find_function  # this process's apps stand above this module
-        return find_function, (self.app.name, self.name)
+        return find_function, (self.app.name, self.name, self.options)
+
+    @staticmethod
+    def from_name(app_name: str, name: str) -> Function[..., Any]:
+        """Return a function of an app that is registered; nothing is asked before its first use.
+
+        Any process that has the Redis URL and the secret can call it; the function's code need not be there. Its first
+        use raises NotFoundError, with near misses, where there is none of that name.
+        """
+        if "." in str(name):
+            cls, _, method = name.partition(".")
+            raise InvalidError(
+                f"{name!r} is a method: use Cls.from_name({app_name!r}, {cls!r}), and .{method} of its object"
+            )
+        app = import_module("scaleplug.app").deployed_app(check_name("app_name", app_name))
+        return Function(app, None, check_name("name", name), FunctionSettings())
+
+    # -- its pool of containers ------------------------------------------------------------------------------------
+
+    @property
+    def full_name(self) -> str:  # type: ignore[override]  # that of the object, for a method
+        """Name of its pool of containers, which is its queue's and its registration's."""
+        if self.owner is not self:
+            return self.owner.full_name
+        return f"{self.title}~{digest(self.options)}" if self.options else self.title
+
+    @property
+    def base_name(self) -> str:
+        """Full name of the function, whatever variant of it this is."""
+        return self.title
+
+    def registration(self) -> Registration | None:
+        """Return what the function is registered as; ``None`` where its code isn't in this process."""
+        if self.raw is None:
+            return None
+        return Registration(
+            self.title, self.app.name, self.app.source_of(serialized=self.serialized), self.serialized, self.settings,
+            callables={"": _kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
+        )  # fmt: skip
+
+    def variant(self, base: Registration) -> Registration:
+        """Return what this variant of the function is registered as."""
+        if base.is_class:
+            raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
+        if not self.options:
+            return base
+        return variant(base, self.full_name, self.options, "", f"{self.title}{_told(self.options)}")
+
+    def code(self) -> Any:
+        """Return the callable."""
+        return self.raw
+
+    def pool_of_queue(self, queue: object) -> str:
+        """Return the pool whose queue Celery's options name, if it is one of this function; else its own."""
+        name = str(queue or "").removeprefix(self.app.keys.queue(""))
+        base = self.owner.base_name
+        return name if name == base or name.startswith(f"{base}~") else self.full_name
+
+    def with_options(
+        self,
+        *,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+        timeout: float | None = None,
+        startup_timeout: float | None = None,
+    ) -> Function[P, R]:
+        """Return the function with other settings and containers of its own; ``None`` leaves a setting as it is."""
+        return self._with(pool_options(max_containers, buffer_containers, scaledown_window, timeout, startup_timeout))
+
+    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R]:
+        """Return the function with other input concurrency and containers of its own."""
+        return self._with(concurrency_options(max_inputs, target_inputs))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function[P, R]:
+        """Return the function with other batching and containers of its own."""
+        return self._with(batching_options(max_batch_size, wait_ms))
+
+    def _with(self, options: dict[str, Any]) -> Function[P, R]:
+        if self.owner is not self:
+            raise InvalidError(f"{self.title} is a method: use with_options and its kind on the class")
+        merged = self.options | options
+        with_options(self.settings, merged)  # what doesn't fit is told here
+        return Function(
+            self.app, self.raw, self.name, self.settings, serialized=self.serialized, task=self.task, options=merged
+        )
+
+    def _update_autoscaler(self, **changes: Any) -> AutoscalerSettings:
+        if self.owner is not self:
+            raise InvalidError(f"{self.title} is a method: call update_autoscaler on the object it belongs to")
+        return super()._update_autoscaler(**changes)
 
     # -- Celery's own calls ----------------------------------------------------------------------------------------
 
@@ -155,15 +277,19 @@ class Function(Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Any:
         """Return a Celery signature, for chains, groups and chords."""
-        return self.task.s(*args, **kwargs)
+        return self._on_queue(self.task.s(*args, **kwargs))
 
     def si(self, *args: Any, **kwargs: Any) -> Any:
         """Return an immutable Celery signature."""
-        return self.task.si(*args, **kwargs)
+        return self._on_queue(self.task.si(*args, **kwargs))
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Return a Celery signature with options."""
-        return self.task.signature(*args, **kwargs)
+        return self._on_queue(self.task.signature(*args, **kwargs))
+
+    def _on_queue(self, signature: Any) -> Any:
+        # A signature that travels in a message knows its task by name only, and that of a variant is its base's.
+        return signature if self.full_name == self.title else signature.set(queue=self.queue)
 
     def producer(self) -> Producer:
         """Return this thread's producer to the function's queue."""
@@ -178,6 +304,8 @@ class Function(Generic[P, R]):
     @property
     def local(self) -> Callable[P, R]:
         """The callable itself: runs here, without container, limits or timeout."""
+        if self.raw is None:
+            raise ExecutionError(f"the code of {self.title} isn't in this process, so it can't run here: use .remote")
         return self.raw
 
     def _remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -293,12 +421,28 @@ class Function(Generic[P, R]):
             pass
 
     def _caller(self) -> Caller:
-        return self.app.ready_for_calls(self)
+        return self.app.ready_for_calls(self.owner)
+
+
+def pool_options(*values: Any) -> dict[str, Any]:
+    """Return those options of a variant that are given; raises InvalidError."""
+    names = ("max_containers", "buffer_containers", "scaledown_window", "timeout", "startup_timeout")
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def concurrency_options(max_inputs: int, target_inputs: int | None) -> dict[str, Any]:
+    """Return the options of a variant with other concurrency."""
+    return {"max_inputs": max_inputs, "target_inputs": max_inputs if target_inputs is None else target_inputs}
+
+
+def batching_options(max_batch_size: int, wait_ms: int) -> dict[str, Any]:
+    """Return the options of a variant with other batching."""
+    return {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
 
 
 def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run the callable in this thread, in an event loop if it is async."""
-    value = function.raw(*args, **kwargs)
+    value = function.local(*args, **kwargs)
     return run_coroutine(value) if function.is_async else value
 
 

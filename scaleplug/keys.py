@@ -26,11 +26,16 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |
 | bell | list | one ring for the controller | all | controller | taken |
-| dirty | set | FN that the ring is about | all | controller | taken |
+| dirty | set | FN that the ring is about; `*` for the registry, `=FN` for a function's settings | all | controller | taken |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
-| functions | hash | FN -> signed app, source and settings (JSON) | callers, run, controller | controller, containers | run ends |
-| code | hash | FN -> signed pickled function | callers | containers | run ends |
+| functions | hash | FN -> signed app, source, version and settings (JSON) | callers, run, deploy | controller, callers | run ends, app stops |
+| code | hash | FN@version -> signed pickled function or class | callers, deploy | containers | its version is replaced |
+| versions | hash | FN -> version of the code that is registered (for containers that ask if theirs is) | callers, deploy | scripts | with the function |
+| overrides | hash | FN -> signed settings laid over the registered ones (JSON) | update_autoscaler | controller, callers | next deploy |
+| apps | hash | app -> signed version, time and state of its deployment (JSON) | deploy, stop | callers, people | never |
+| deploying:app | string | lock of the deployment under way | deploy | deploy | 30 s |
+| retiring | set | FN that take no new inputs and go when the last one has ended | deploy, stop, controller | scripts, controller | they are gone |
 | call:CALL | string | FN of a spawned call | callers | FunctionCall | result_ttl |
 | result:CALL | string | signed outcome of a spawned call | containers | FunctionCall | result_ttl |
 | ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
@@ -59,6 +64,10 @@ class Keys:
         self.leader = self.prefix + "leader"
         self.functions = self.prefix + "functions"
         self.code = self.prefix + "code"
+        self.versions = self.prefix + "versions"
+        self.overrides = self.prefix + "overrides"
+        self.apps = self.prefix + "apps"
+        self.retiring = self.prefix + "retiring"
         self.logs = self.prefix + "logs"
         self.due = self.prefix + "due"
 

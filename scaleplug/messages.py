@@ -52,8 +52,8 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
 class MessageFactory:
     """Makes the messages of one function's calls in one calling context."""
 
-    def __init__(self, task: Task, keyring: Keyring, caller: str) -> None:
-        self.task, self.keyring, self.caller = task, keyring, caller
+    def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str) -> None:
+        self.task, self.keyring, self.caller, self.pool = task, keyring, caller, pool
         self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
 
     def make(
@@ -75,7 +75,9 @@ class MessageFactory:
 
     def _body(self, input_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         payload = pickle((args, dict(kwargs), EMBED), f"an argument of {self.task.name}")
-        return base64.b64encode(self.keyring.seal(INPUT, input_context(self.task.name, input_id), payload)).decode()
+        return base64.b64encode(
+            self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), payload)
+        ).decode()
 
     def _fill(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
         parent = current_task.request if current_task else None

@@ -118,15 +118,15 @@ def use_keyring(keyring: Keyring) -> None:
     _keyring = keyring
 
 
-def input_context(task: str, input_id: str) -> str:
-    """Return the context under which an input is signed."""
-    return f"{task}|{input_id}"
+def input_context(task: str, input_id: str, pool: str) -> str:
+    """Return the context under which an input is signed: for one task, on the queue of one pool."""
+    return f"{task}|{input_id}" if pool == task else f"{task} on {pool}|{input_id}"
 
 
 @contextlib.contextmanager
-def sealing(task: str, input_id: str) -> Iterator[None]:
+def sealing(task: str, input_id: str, pool: str) -> Iterator[None]:
     """Sign what kombu serializes inside as the body of one input."""
-    token = _sealing.set(input_context(task, input_id))
+    token = _sealing.set(input_context(task, input_id, pool))
     try:
         yield
     finally:

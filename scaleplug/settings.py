@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from scaleplug.errors import InvalidError
@@ -54,6 +54,8 @@ class FunctionSettings:
     startup_timeout: float | None = None
     target_inputs: int = 1
     max_inputs: int = 1
+    max_batch_size: int | None = None
+    wait_ms: int = 0
 
     def __post_init__(self) -> None:
         check_count("min_containers", self.min_containers, 0)
@@ -91,6 +93,30 @@ class FunctionSettings:
         """Return settings from :meth:`to_dict`; fields this version doesn't know are left out."""
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoscalerSettings:
+    """The settings of a function's autoscaler that are in force; counts of containers, seconds."""
+
+    min_containers: int
+    max_containers: int | None
+    buffer_containers: int
+    scaledown_window: float
+
+
+AUTOSCALER = tuple(f.name for f in fields(AutoscalerSettings))
+
+
+def override(settings: FunctionSettings, changes: Mapping[str, Any]) -> FunctionSettings:
+    """Return ``settings`` with some changed; ``None`` takes a bound away. Raises InvalidError with both values."""
+    defaults: dict[str, Any] = {f.name: f.default for f in fields(FunctionSettings)}
+    return replace(settings, **{k: defaults[k] if v is None else v for k, v in changes.items()})
+
+
+def autoscaler_settings(settings: FunctionSettings) -> AutoscalerSettings:
+    """Return those of a function's settings that its autoscaler goes by."""
+    return AutoscalerSettings(**{name: getattr(settings, name) for name in AUTOSCALER})
 
 
 def renamed(old: str, value: Any, new: str, new_value: Any) -> Any:

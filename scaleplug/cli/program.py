@@ -16,10 +16,9 @@ import click
 from celery import Celery
 
 from scaleplug.app import App
-from scaleplug.cli.names import did_you_mean, listed
 from scaleplug.cli.tracebacks import format_exception, last_place
 from scaleplug.entrypoint import LocalEntrypoint, literal_options
-from scaleplug.errors import Error, InvalidError, NotFoundError
+from scaleplug.errors import Error, InvalidError, NotFoundError, did_you_mean, listed
 from scaleplug.function import Function
 from scaleplug.registry import Source
 
@@ -149,7 +148,7 @@ class Program:
         return click.Command(
             chosen.name,
             callback=chosen.remote,
-            params=list(literal_options(chosen.raw, chosen.name)),
+            params=list(literal_options(chosen.local, chosen.name)),
             help=chosen.__doc__,
         )
 
@@ -163,8 +162,7 @@ class Program:
     def register(self) -> list[str]:
         """Write all functions into the registry; return their names."""
         for app in self.apps:
-            caller: Any = app.caller()
-            app.register(caller.store, caller.keyring)
+            app.register()
         return sorted(self.functions)
 
 

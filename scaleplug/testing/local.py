@@ -30,10 +30,12 @@ from scaleplug.errors import (
     InputCancellation,
     InputCancelledError,
     InvalidError,
+    NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.pools import with_options
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
-from scaleplug.settings import check_count, check_seconds, process_config
+from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
 from scaleplug.testing.inputs import (
     AnyFunction,
@@ -77,6 +79,7 @@ class LocalRun:
         self._code: dict[AnyFunction, Callable[..., Any]] = {}
         self._finisher: threading.Thread | None = None
         self._next_deadline: float | None = None
+        self._overrides: dict[str, dict[str, Any]] = {}
         self._ended = False
 
     # -- what a test asks and tells --------------------------------------------------------------------------------
@@ -187,6 +190,22 @@ class LocalRun:
             self._start_pending()
         return len(made)
 
+    def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._lock:
+            base = self._settings_of(function)
+            laid_over = self._overrides.get(function, {}) | dict(changes)
+            settings = override(base, laid_over)
+            self._overrides[function] = laid_over
+            self._start_pending()
+        return settings
+
+    def _settings_of(self, pool: str) -> FunctionSettings:
+        for function in (*known_functions(), *self._queues):
+            if function.full_name == pool:
+                return with_options(function.settings, function.options)
+        raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
@@ -293,7 +312,7 @@ class LocalRun:
             raise InputCancellation
         if orders.error is not None:
             raise orders.error
-        code = orders.stub or self._code.get(item.function, item.function.raw)
+        code = orders.stub or self._code.get(item.function) or item.function.local
         value = code(*args, **kwargs)
         if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
             value = run_coroutine(noted(item, value))

@@ -16,7 +16,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class Claim:
     failed: bool = False
 
 
-def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
+def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Keyring) -> dict[str, Any]:
     """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
     try:
         message = json.loads(raw)
@@ -75,11 +75,12 @@ def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
         raise RefusedError(f"it is not a Celery message: {type(exc).__name__}: {exc}") from None
     if not isinstance(input_id, str) or not input_id or not isinstance(properties, dict):
         raise RefusedError("it has no valid id")
-    if task != function:
+    if task not in tasks:
         raise RefusedError(f"it is for the task {task!r}, and this is the queue of {function!r}")
     if content_type == CONTENT_TYPE:
         try:
-            keyring.unseal(INPUT, input_context(task, input_id), body if isinstance(body, bytes) else body.encode())
+            sealed = body if isinstance(body, bytes) else body.encode()
+            keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
         except SerializationError as exc:
             raise RefusedError(str(exc)) from None
         reply = reply_of(message)
@@ -120,19 +121,20 @@ def reply_of(message: Any) -> dict[str, Any]:
 class Intake:
     """The intake of one container."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a container knows
         self,
         store: Store,
         keyring: Keyring,
         *,
         container: str,
         function: str,
+        tasks: Collection[str],
         slots: int,
         timeout: float,
         give_up: float,
     ) -> None:
         self.store, self.keyring = store, keyring
-        self.container, self.function = container, function
+        self.container, self.function, self.tasks = container, function, tasks
         self.slots, self.timeout, self.give_up = slots, timeout, give_up
         self.queue = store.keys.queue(function)
         self.claims: dict[str, Claim] = {}
@@ -248,7 +250,7 @@ class Intake:
 
     def _claim(self, raw: bytes) -> dict[str, Any] | None:
         try:
-            message = read_message(raw, self.function, self.keyring)
+            message = read_message(raw, self.function, self.tasks, self.keyring)
         except RefusedError as refused:
             self._refuse(raw, str(refused))
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections import deque
@@ -27,20 +28,20 @@ class FunctionExitError(Exception):
 
 
 class Runner:
-    """The body of a function's Celery task in a container."""
+    """The body of the Celery tasks of a container: one for a function, one for each method of a class."""
 
-    def __init__(
-        self, raw: Callable[..., Any], settings: FunctionSettings, *, is_async: bool, max_attempts: int
-    ) -> None:
-        self.raw, self.settings, self.is_async, self.max_attempts = raw, settings, is_async, max_attempts
+    def __init__(self, settings: FunctionSettings, *, max_attempts: int) -> None:
+        self.settings, self.max_attempts = settings, max_attempts
+        self.bodies: dict[str, Callable[..., Any]] = {}
+        """The callable of each task by its name."""
         self.intake: Intake | None = None
         self.keyring: Keyring | None = None
         self._loop: asyncio.Runner | None = None
         self._main_claim: Claim | None = None
         self._main_task: asyncio.Task[Any] | None = None
+        self._main_async = False
         self._cancelled: deque[str] = deque(maxlen=ORDERS_KEPT)
-        self.__name__ = getattr(raw, "__name__", "function")
-        self.__wrapped__ = raw
+        self.__name__ = "function"
 
     def attach(self, intake: Intake, keyring: Keyring) -> None:
         """Connect to the intake that holds the claims; cancelling needs the main thread."""
@@ -76,14 +77,25 @@ class Runner:
         self._succeed(claim, value)
         return value
 
-    def _call(self, args: Any, kwargs: Any) -> Any:
-        if not self.is_async:
-            return self.raw(*args, **kwargs)
+    def run_hook(self, hook: Callable[[], Any]) -> None:
+        """Run a method that prepares or ends an object; an async one on the loop of its inputs."""
+        value = hook()
+        if inspect.iscoroutine(value):
+            self._runner().run(value)
+
+    def _runner(self) -> asyncio.Runner:
         if self._loop is None:
             self._loop = asyncio.Runner()
+        return self._loop
+
+    def _call(self, args: Any, kwargs: Any) -> Any:
+        raw = self.bodies[current_task.name]
+        self._main_async = inspect.iscoroutinefunction(raw)
+        if not self._main_async:
+            return raw(*args, **kwargs)
         claim = self._main_claim
         try:
-            return self._loop.run(self._hold(self.raw(*args, **kwargs)))
+            return self._runner().run(self._hold(raw(*args, **kwargs)))
         except asyncio.CancelledError:
             if claim is not None and claim.verdict == "cancel":
                 raise InputCancellation from None
@@ -145,7 +157,7 @@ class Runner:
             task, main = self._main_task, threading.main_thread().ident
             if task is not None:
                 task.get_loop().call_soon_threadsafe(task.cancel)
-            elif main is not None and not self.is_async:
+            elif main is not None and not self._main_async:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     def _on_cancel_signal(self, *_: Any) -> None:

@@ -46,7 +46,7 @@ class Site:
         jobs.app.set_source(SOURCE)
         caller: Any = jobs.app.caller()
         self.store: Store = caller.store
-        jobs.app.register(caller.store, caller.keyring)
+        jobs.app.register()
 
     def controller(self) -> subprocess.Popen[bytes]:
         """Start a controller."""
