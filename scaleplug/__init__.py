@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
+    from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
         Error,
         InputCancellation,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         UserCodeException,
     )
     from scaleplug.function import Function
+    from scaleplug.settings import Retries
 
 __version__ = "0.1.0"
 
@@ -29,12 +31,24 @@ __all__ = [
     "InvalidError",
     "RemoteError",
     "ResourceExhausted",
+    "Retries",
     "UserCodeException",
     "__version__",
+    "current_function_call_id",
+    "current_input_id",
+    "is_local",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is here
-    _PLACES = {"App": "app", "Function": "function", "FunctionCall": "call"}
+    _PLACES = {
+        "App": "app",
+        "Function": "function",
+        "FunctionCall": "call",
+        "Retries": "settings",
+        "current_function_call_id": "context",
+        "current_input_id": "context",
+        "is_local": "context",
+    }
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used: the command line spares Celery's quarter of a second."""

@@ -18,12 +18,12 @@ from scaleplug.abc import Caller
 from scaleplug.client import RedisCaller
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError, SerializationError
-from scaleplug.function import Function, check_signature
+from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, NAME, Keyring, pickle, use_keyring
 from scaleplug.server import celery_url
-from scaleplug.settings import Config, FunctionSettings, check_name, process_config, renamed
+from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
 from scaleplug.store import Store, require_url
 
 P = ParamSpec("P")
@@ -79,6 +79,8 @@ class App:
         scaledown_window: float | None = None,
         timeout: float = 300.0,
         startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+        single_use_containers: bool = False,
         name: str | None = None,
         serialized: bool = False,
         concurrency_limit: int | None = None,
@@ -87,7 +89,9 @@ class App:
 
         ``min_containers`` are kept while idle, ``buffer_containers`` are added while inputs are under way, never more
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
-        limits one input's run, ``startup_timeout`` a container's start. ``serialized=True`` pickles the callable
+        limits one input's run, ``startup_timeout`` a container's start. A failed or overdue input runs again up to
+        ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
+        leaves after one input. ``serialized=True`` pickles the callable
         instead of importing it by name: for nested functions and notebooks. ``None`` leaves a setting at its default.
         ``concurrency_limit`` is the older name of ``max_containers``. Raises InvalidError.
         """
@@ -106,6 +110,8 @@ class App:
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
+            "retries": retries,
+            "single_use_containers": single_use_containers,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         return lambda function: self._add(function, name, settings, serialized)
@@ -119,6 +125,7 @@ class App:
             raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
         check_signature(f"{self.name}.{given}", raw)
+        check_retries(f"{self.name}.{given}", raw, settings)
         if not serialized and "." in raw.__qualname__:
             raise InvalidError(
                 f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "

@@ -26,6 +26,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 
 class Error(Exception):
     """Root of every error that scaleplug raises."""
@@ -109,3 +111,11 @@ class UserCodeException(Error):
 
 class InputCancellation(BaseException):
     """Raised inside a running function when its input is cancelled; let it pass."""
+
+
+def note_attempts(exc: BaseException, attempts: int) -> None:
+    """Write on the last exception of an input how often it was tried."""
+    note = f"It was tried {attempts} times: its retries are used up."
+    if attempts > 1 and note not in getattr(exc, "__notes__", ()):  # the same object may be raised again and again
+        with contextlib.suppress(Exception):  # whatever a class makes of its notes
+            exc.add_note(note)

@@ -23,7 +23,7 @@ from scaleplug.abc import Caller
 from scaleplug.call import FunctionCall, Method, Outcomes
 from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.serializer import NAME, pickle, sealing
+from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import FunctionSettings
 from scaleplug.transport import Transport
 
@@ -81,7 +81,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
         if self.typing:
             self.__header__(*args, **kwargs)
-        args, kwargs = cloudpickle.loads(pickle((args, kwargs), f"an argument of {self.name}"))
+        args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
 
@@ -367,3 +367,10 @@ def check_signature(name: str, raw: Callable[..., Any]) -> None:
         raise InvalidError(
             f"{name} is a generator function, which can't be called for one result: return a list instead"
         )
+
+
+def check_retries(name: str, raw: Callable[..., Any], settings: FunctionSettings) -> None:
+    """Refuse retries of what can't be run again: the items of a generator that somebody has can't be taken back."""
+    retried = settings.retries is not None and settings.retries.max_retries > 0
+    if retried and (inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)):
+        raise InvalidError(f"{name} is a generator function, which can't have retries: leave retries out")

@@ -22,7 +22,7 @@ from scaleplug.errors import (
     SerializationError,
 )
 from scaleplug.function import Function
-from scaleplug.serializer import pickle
+from scaleplug.serializer import pickle_call
 
 AnyFunction = Function[Any, Any]
 
@@ -123,7 +123,7 @@ def make(
     """Return the input of a call; raises the TypeError of a plain call, and SerializationError."""
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
-    payload = pickle((args, dict(kwargs)), f"an argument of {function.full_name}")
+    payload = pickle_call(function.full_name, args, dict(kwargs))
     return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
 
 

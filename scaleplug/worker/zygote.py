@@ -32,6 +32,7 @@ import cloudpickle
 
 from scaleplug.abc import StartRequest
 from scaleplug.app import App, find_app, importing
+from scaleplug.context import mark_container
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, FunctionSettings, use_config
@@ -276,7 +277,11 @@ class Zygote:
             raise RuntimeError(f"the code of {request.function} is not in the registry")
         raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, request.function, sealed))
         app.functions.pop(name, None)
-        app.function(name=name, serialized=True, timeout=registration.settings.timeout)(raw)
+        settings = registration.settings
+        app.function(
+            name=name, serialized=True, timeout=settings.timeout, retries=settings.retries,
+            single_use_containers=settings.single_use_containers,
+        )(raw)  # fmt: skip
         return Container(app.functions[name], self.config)
 
     # -- ends ------------------------------------------------------------------------------------------------------
@@ -405,6 +410,7 @@ def main() -> None:
     adopt_orphans()
     config = Config(**options["config"])
     use_config(config)
+    mark_container()
     use_keyring(Keyring(config.secret))
     listener = socket.socket(fileno=options["listener"])
     zygote = Zygote(config, Source(*options["source"]), listener, options.get("lifeline"))
