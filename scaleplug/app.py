@@ -200,7 +200,8 @@ class App:
         url = celery_url(require_url(self.redis_url))
         if self.plugged or url == self._bound:
             return
-        rebound, self._bound = bool(self._bound), url
+        made = hasattr(self.celery._local, "backend")  # noqa: SLF001  # a twin's eager tasks have asked for one
+        rebound, self._bound = bool(self._bound) or made, url
         self.celery.conf.update(broker_url=url, result_backend=url)
         if rebound:  # another run in the same process, as in tests: what Celery made for the old one must go
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
