@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
     from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
+    from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
         Error,
         InputCancellation,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     )
     from scaleplug.function import Function
     from scaleplug.schedules import Cron, Period
-    from scaleplug.settings import AutoscalerSettings
+    from scaleplug.settings import AutoscalerSettings, Retries
 
 __version__ = "0.1.0"
 
@@ -36,10 +37,14 @@ __all__ = [
     "Period",
     "RemoteError",
     "ResourceExhausted",
+    "Retries",
     "UserCodeException",
     "__version__",
+    "current_function_call_id",
+    "current_input_id",
     "enter",
     "exit",
+    "is_local",
     "method",
     "parameter",
 ]
@@ -50,10 +55,14 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         "AutoscalerSettings": "settings",
         "Cls": "cls",
         "Cron": "schedules",
-        "Function": "function",
-        "FunctionCall": "call",
         "Period": "schedules",
         **dict.fromkeys(("enter", "exit", "method", "parameter"), "cls"),
+        "Function": "function",
+        "FunctionCall": "call",
+        "Retries": "settings",
+        "current_function_call_id": "context",
+        "current_input_id": "context",
+        "is_local": "context",
     }
 
     def __getattr__(name: str) -> object:

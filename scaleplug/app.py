@@ -24,14 +24,14 @@ from scaleplug.deployment import Deployment, deploy, put_code, seal_code
 from scaleplug.deployment import find as find_deployment
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError, SerializationError
-from scaleplug.function import Function, check_signature, make_task
+from scaleplug.function import Function, check_retries, check_signature, make_task
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner
 from scaleplug.registry import Registration, Source, lookup
 from scaleplug.schedules import Schedule, check_schedule
 from scaleplug.serializer import NAME, use_keyring
 from scaleplug.server import celery_url
-from scaleplug.settings import Config, FunctionSettings, check_name, process_config, renamed
+from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
 from scaleplug.store import Store, require_url
 
 P = ParamSpec("P")
@@ -103,6 +103,8 @@ class App:
         scaledown_window: float | None = None,
         timeout: float = 300.0,
         startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+        single_use_containers: bool = False,
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
@@ -114,11 +116,13 @@ class App:
 
         ``min_containers`` are kept while idle, ``buffer_containers`` are added while inputs are under way, never more
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
-        limits one input's run, ``startup_timeout`` a container's start. ``serialized=True`` pickles the callable
-        instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a Period; the
-        function must be callable without arguments then. ``None`` leaves a setting at its default.
-        ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
-        ``min_containers`` and ``scaledown_window``. Raises InvalidError.
+        limits one input's run, ``startup_timeout`` a container's start. A failed or overdue input runs again up to
+        ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
+        leaves after one input. ``serialized=True`` pickles the callable instead of importing it by name: for nested
+        functions and notebooks. ``schedule`` is a Cron or a Period; the function must be callable without arguments
+        then. ``None`` leaves a setting at its default. ``concurrency_limit``, ``keep_warm`` and
+        ``container_idle_timeout`` are older names of ``max_containers``, ``min_containers`` and ``scaledown_window``.
+        Raises InvalidError.
         """
         if raw is not None:
             if not callable(raw):
@@ -141,6 +145,8 @@ class App:
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
+            "retries": retries,
+            "single_use_containers": single_use_containers,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
@@ -159,6 +165,7 @@ class App:
         check_signature(f"{self.name}.{given}", raw)
         if schedule is not None:
             _check_callable_alone(f"{self.name}.{given}", raw)
+        check_retries(f"{self.name}.{given}", raw, settings)
         if not serialized and "." in raw.__qualname__:
             raise InvalidError(
                 f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "
@@ -282,7 +289,8 @@ class App:
         url = celery_url(require_url(self.redis_url))
         if self.plugged or url == self._bound:
             return
-        rebound, self._bound = bool(self._bound), url
+        made = hasattr(self.celery._local, "backend")  # noqa: SLF001  # a twin's eager tasks have asked for one
+        rebound, self._bound = bool(self._bound) or made, url
         self.celery.conf.update(broker_url=url, result_backend=url)
         if rebound:  # another run in the same process, as in tests: what Celery made for the old one must go
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way

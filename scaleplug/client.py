@@ -238,7 +238,8 @@ class RedisCaller:
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         keep = self.config.result_ttl if tell else 0
-        self.store.cancel(function, call, tell=tell, keep=keep, caller=self.inbox.name if tell else "")
+        caller, grace = self.inbox.name if tell else "", self.config.cancel_grace
+        self.store.cancel(function, call, tell=tell, keep=keep, caller=caller, grace=grace)
 
     def look(self, call: str, *, watch: bool) -> Look:
         """See :class:`scaleplug.abc.Caller`."""

@@ -15,7 +15,7 @@ from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
 from scaleplug.function import Function, batching_options, concurrency_options, pool_options, run_coroutine
 from scaleplug.pools import digest, pack, unpack, variant
 from scaleplug.registry import Registration
-from scaleplug.settings import FunctionSettings, check_name
+from scaleplug.settings import FunctionSettings, Retries, check_name
 
 if TYPE_CHECKING:
     from scaleplug.app import App
@@ -241,9 +241,12 @@ class Cls(Generic[T]):
         scaledown_window: float | None = None,
         timeout: float | None = None,
         startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
     ) -> Cls[T]:
         """Return the class with other settings and containers of its own; ``None`` leaves a setting as it is."""
-        return self._with(pool_options(max_containers, buffer_containers, scaledown_window, timeout, startup_timeout))
+        return self._with(
+            pool_options(max_containers, buffer_containers, scaledown_window, timeout, startup_timeout, retries)
+        )
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[T]:
         """Return the class with other input concurrency and containers of its own."""

@@ -39,6 +39,8 @@ PAUSE = 0.005
 ROOM_SECONDS = 0.25
 """How soon a host that was full is asked again."""
 TIMEOUT_GRACE = 0.5
+DUE = "@due"
+"""What a ring is about when an input was put off: the time of the next one that is due may have changed."""
 FAILURES_BEFORE_FAILING = 3
 BACK_OFF = (0.5, 60.0)
 SAVE_SECONDS = 5.0
@@ -169,7 +171,8 @@ class Controller:
             dirty |= self.views.keys()
         self._bury(self.backend.exits())
         tick = now - self._last_tick >= TICK
-        if tick or (self._next_due is not None and now >= self._next_due):
+        if tick or DUE in dirty or (self._next_due is not None and now >= self._next_due):
+            dirty.discard(DUE)
             wait, moved = self.store.move_due()
             self._next_due = None if wait is None else now + wait
             dirty |= set(moved)
@@ -226,8 +229,9 @@ class Controller:
             if start:
                 wants[function] = policy.Want(have=len(view.containers), start=start)
             self._keep(function, view, decision, load, now)
-            if state.first_deadline is not None:
-                view.check_by(state.first_deadline + TIMEOUT_GRACE)
+            first_kill = state.first_kill(TIMEOUT_GRACE)
+            if first_kill is not None:
+                view.check_by(first_kill)
         if wants:
             self._start(wants, now, states)
 
@@ -248,15 +252,18 @@ class Controller:
         return view.registration.version
 
     def _enforce_timeouts(self, view: View, state: FunctionState, now: float) -> None:
-        """End containers with an input past its timeout, from outside: code stuck in C can't stop that."""
-        if state.first_deadline is None or now < state.first_deadline + TIMEOUT_GRACE:
+        """End containers whose input is past its timeout, or was cancelled and goes on: code stuck in C, too."""
+        first_kill = state.first_kill(TIMEOUT_GRACE)
+        if first_kill is None or now < first_kill:
             return
         function = view.registration.function
-        for container in self.store.overdue(self.lease.token, function, TIMEOUT_GRACE, "timeout"):
+        for container, why in self.store.overdue(self.lease.token, function, TIMEOUT_GRACE, "timeout").items():
             known = view.containers.get(container)
+            if known is None or not known.blameless:  # else it was told: the container is about to be gone
+                did = "was cancelled and goes on" if why == "cancel" else "ran longer than its timeout"
+                logger.warning("an input of %s %s: its container is replaced", function, did)
             if known is not None:
                 known.blameless = known.draining = True
-            logger.warning("an input of %s ran longer than its timeout: its container is replaced", function)
             self.backend.kill(container)
 
     def _replace_stalled(self, functions: list[str]) -> None:
@@ -377,10 +384,12 @@ class Controller:
                 logger.warning(
                     "a container of %s was lost (%s): %s back to the queue", exit_.function, exit_.reason, what
                 )
+            single_use = view is not None and view.registration.settings.single_use_containers
+            served = single_use and exit_.exit_code == 0  # perhaps faster than anybody saw it get ready
             if (
                 view is not None
                 and known is not None
-                and not (known.ready or known.draining or exit_.asked or returned)
+                and not (known.ready or known.draining or exit_.asked or returned or served)
             ):
                 self._start_failed(view, exit_.reason, exit_.last_lines)
 

@@ -26,6 +26,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Collection, Iterable
 
@@ -129,3 +130,11 @@ def listed(names: Collection[str], word: str = "and", most: int = 6) -> str:
     if len(said) > most:
         return f"{', '.join(said[:most])} {word} {len(said) - most} more"
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} {word} {said[-1]}" if said else "nothing"
+
+
+def note_attempts(exc: BaseException, attempts: int) -> None:
+    """Write on the last exception of an input how often it was tried."""
+    note = f"It was tried {attempts} times: its retries are used up."
+    if attempts > 1 and note not in getattr(exc, "__notes__", ()):  # the same object may be raised again and again
+        with contextlib.suppress(Exception):  # whatever a class makes of its notes
+            exc.add_note(note)

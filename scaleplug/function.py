@@ -9,6 +9,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
@@ -27,8 +28,8 @@ from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, digest, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
-from scaleplug.serializer import NAME, pickle, sealing
-from scaleplug.settings import AutoscalerSettings, FunctionSettings, check_name
+from scaleplug.serializer import NAME, pickle_call, sealing
+from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
 from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
         if self.typing:
             self.__header__(*args, **kwargs)
-        args, kwargs = cloudpickle.loads(pickle((args, kwargs), f"an argument of {self.name}"))
+        args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
 
@@ -234,9 +235,12 @@ class Function(Autoscaled, Generic[P, R]):
         scaledown_window: float | None = None,
         timeout: float | None = None,
         startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
     ) -> Function[P, R]:
         """Return the function with other settings and containers of its own; ``None`` leaves a setting as it is."""
-        return self._with(pool_options(max_containers, buffer_containers, scaledown_window, timeout, startup_timeout))
+        return self._with(
+            pool_options(max_containers, buffer_containers, scaledown_window, timeout, startup_timeout, retries)
+        )
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R]:
         """Return the function with other input concurrency and containers of its own."""
@@ -426,8 +430,12 @@ class Function(Autoscaled, Generic[P, R]):
 
 def pool_options(*values: Any) -> dict[str, Any]:
     """Return those options of a variant that are given; raises InvalidError."""
-    names = ("max_containers", "buffer_containers", "scaledown_window", "timeout", "startup_timeout")
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    names = ("max_containers", "buffer_containers", "scaledown_window", "timeout", "startup_timeout", "retries")
+    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    if "retries" in given:
+        wanted = as_retries(given["retries"])
+        given["retries"] = None if wanted is None else asdict(wanted)
+    return given
 
 
 def concurrency_options(max_inputs: int, target_inputs: int | None) -> dict[str, Any]:
@@ -511,3 +519,10 @@ def check_signature(name: str, raw: Callable[..., Any]) -> None:
         raise InvalidError(
             f"{name} is a generator function, which can't be called for one result: return a list instead"
         )
+
+
+def check_retries(name: str, raw: Callable[..., Any], settings: FunctionSettings) -> None:
+    """Refuse retries of what can't be run again: the items of a generator that somebody has can't be taken back."""
+    retried = settings.retries is not None and settings.retries.max_retries > 0
+    if retried and (inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)):
+        raise InvalidError(f"{name} is a generator function, which can't have retries: leave retries out")

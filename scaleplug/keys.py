@@ -8,25 +8,27 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | key | type | what it holds | written by | read by | goes when |
 |---|---|---|---|---|---|
 | queue:FN | list | pending inputs, newest left; also the name of the Celery queue | callers, give-backs | containers | empty |
-| delayed:FN | zset | inputs with an ETA, by due time | callers | controller | empty |
-| due | zset | FN by its earliest due time | callers, controller | controller | empty |
+| delayed:FN | zset | inputs with an ETA, and failed ones that wait for a retry, by due time | callers, containers | controller | empty |
+| due | zset | FN by its earliest due time | callers, containers, controller | controller | empty |
 | transit:C:E | list | the message a container is taking | containers (BLMOVE) | scripts | empty |
 | claims:C:E | hash | ID -> message, the inputs a container runs | scripts | scripts | empty |
 | running:FN | zset | ID by the time at which its timeout ends | scripts | controller, ps | empty |
 | attempts:FN | hash | ID -> times taken | scripts | scripts | input finishes |
 | verdicts:FN | hash | ID -> why the input must fail instead of running | controller | containers | input finishes |
+| retries:FN | hash | ID -> how often it has failed and was put off | scripts | containers | input finishes |
+| cancelling:FN | zset | ID of cancelled inputs that still run, by the time at which their container is killed | scripts | controller | input finishes |
 | crashes:FN | hash | ID -> how the container that held it last died | controller | containers | input finishes |
 | idle:FN | zset | C by the time since when it runs nothing | scripts | controller, ps | container leaves |
 | ready:FN | zset | C by the time it got ready | scripts | controller, ps | container leaves |
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
 | container:C | hash | fn, slot, backend, requested, ready, epoch, client, pid, host, state | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID`` | callers | the container | 60 s |
-| stats:FN | hash | finished, failed, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
+| stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
 | decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |
 | bell | list | one ring for the controller | all | controller | taken |
-| dirty | set | FN that the ring is about; `*` for the registry, `=FN` for a function's settings | all | controller | taken |
+| dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
 | functions | hash | FN -> signed app, source, version and settings (JSON) | callers, run, deploy | controller, callers | run ends, app stops |

@@ -1,6 +1,4 @@
-"""``@concurrent`` and ``@batched``: what stands below ``@app.function()`` and ``@app.cls()`` and says how inputs share a
-container.
-"""
+"""``@concurrent`` and ``@batched``: how inputs share a container; they stand below ``@app.function()``."""
 
 from __future__ import annotations
 
@@ -30,9 +28,13 @@ class Marked:
         raise InvalidError(f"{self.raw.__name__} is under {self.by} alone: put @app.{kind}() above it")
 
 
-def concurrent(
-    *, max_inputs: int, target_inputs: int | None = None, pool: str | None = None
-) -> Callable[[F], F]:
+class Decorator(Protocol):
+    """A decorator that leaves the type of what is below it as it is."""
+
+    def __call__(self, raw: F, /) -> F: ...
+
+
+def concurrent(*, max_inputs: int, target_inputs: int | None = None, pool: str | None = None) -> Decorator:
     """Let one container run up to ``max_inputs`` inputs at once; the autoscaler plans with ``target_inputs``.
 
     It stands below ``@app.function()`` or ``@app.cls()``. Sync functions run in threads, async ones as tasks of one
@@ -46,10 +48,10 @@ def concurrent(
     if pool is not None and pool not in POOLS:
         raise InvalidError(f"pool must be {' or '.join(map(repr, POOLS))}, not {pool!r}")
     options = {"max_inputs": max_inputs, "target_inputs": target_inputs or max_inputs, "pool": pool}
-    return lambda raw: cast(F, _mark("@scaleplug.concurrent(...)", raw, options))
+    return cast("Decorator", lambda raw: _mark("@scaleplug.concurrent(...)", raw, options))
 
 
-def batched(*, max_batch_size: int, wait_ms: int) -> Callable[[F], F]:
+def batched(*, max_batch_size: int, wait_ms: int) -> Decorator:
     """Let a function run for a list of inputs: callers send single ones, it gets a list for every argument.
 
     A batch is run when it holds ``max_batch_size`` inputs, or ``wait_ms`` milliseconds after its first one. The
@@ -61,12 +63,12 @@ def batched(*, max_batch_size: int, wait_ms: int) -> Callable[[F], F]:
         raise InvalidError(f"wait_ms must be between 0 and {LONGEST_WAIT:,}, not {wait_ms}")
     options = {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
 
-    def decorate(raw: F) -> F:
+    def decorate(raw: Any) -> Any:
         mark = _mark("@scaleplug.batched(...)", raw, options)
         check_batched(mark.raw)
-        return cast(F, mark)
+        return mark
 
-    return decorate
+    return cast("Decorator", decorate)
 
 
 def check_batched(raw: Any) -> None:

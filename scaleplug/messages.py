@@ -17,7 +17,7 @@ from celery import Task, current_task
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection, Producer
 
-from scaleplug.serializer import INPUT, Keyring, input_context, pickle
+from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, Transport
 
 _ID, _BODY, _TAG, _INDEX, _KEEP = "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102
@@ -74,10 +74,9 @@ class MessageFactory:
         return made
 
     def _body(self, input_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        payload = pickle((args, dict(kwargs), EMBED), f"an argument of {self.task.name}")
-        return base64.b64encode(
-            self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), payload)
-        ).decode()
+        payload = pickle_call(self.task.name, args, dict(kwargs), EMBED)
+        context = input_context(self.task.name, input_id, self.pool)
+        return base64.b64encode(self.keyring.seal(INPUT, context, payload)).decode()
 
     def _fill(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
         parent = current_task.request if current_task else None

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import reprlib
 import struct
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ import cloudpickle
 from kombu.serialization import register
 from tblib import pickling_support
 
+from scaleplug import __version__
 from scaleplug.errors import ConfigurationError, ExecutionError, RemoteError, SerializationError
 
 CONTENT_TYPE = "application/x-scaleplug"
@@ -35,6 +37,9 @@ _HEAD = struct.Struct(">3scBBH")
 _MAC = hashlib.sha256().digest_size
 _PYTHON = sys.version_info[:2]
 MIN_SECRET = 32
+SHORT = 80
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = SHORT
 
 
 class Keyring:
@@ -76,6 +81,11 @@ class Keyring:
         return payload
 
     def _verify(self, purpose: bytes, sealed: bytes) -> tuple[bytes, str]:
+        if sealed[:2] == _MAGIC[:2] and sealed[2:3].isdigit() and sealed[:3] != _MAGIC:
+            raise SerializationError(
+                f"it is in the format {bytes(sealed[2:3]).decode()} of another version of scaleplug, and this one"
+                f" ({__version__}) knows the format {_MAGIC[2:].decode()}: install the same version everywhere"
+            )
         if len(sealed) < _HEAD.size + _MAC or sealed[:3] != _MAGIC:
             raise SerializationError("it is not a signed scaleplug payload")
         _, marked, major, minor, length = _HEAD.unpack_from(sealed)
@@ -83,7 +93,7 @@ class Keyring:
         same = [hmac.compare_digest(hmac.digest(keys[purpose], body, "sha256"), mac) for keys in self._keys]
         if marked != purpose or not any(same):
             raise SerializationError("its signature does not verify: is SCALEPLUG_SECRET the same everywhere?")
-        if (major, minor) != _PYTHON:
+        if (major, minor) != _PYTHON and purpose != REGISTRY:  # a registration is JSON
             raise SerializationError(
                 f"it was pickled by Python {major}.{minor}, and this is Python {_PYTHON[0]}.{_PYTHON[1]}: "
                 "run callers and containers with the same minor version"
@@ -95,15 +105,53 @@ class Keyring:
         return f"<Keyring of {len(self._keys)}>"
 
 
-def pickle(value: Any, what: str) -> bytes:
+PASS = "Pass plain data, or make the object inside the function"
+RETURN = "Return plain data, or what is needed to make the object again"
+
+
+def shortly(value: Any) -> str:
+    """Return a value's repr cut to one short line, whatever it does when it is asked for one."""
+    try:
+        text = " ".join(_short.repr(value).split())
+    except Exception:  # noqa: BLE001  # whatever a class's own __repr__ does
+        return f"<{type(value).__qualname__}>"
+    return text if len(text) <= SHORT else f"{text[:SHORT]}..."
+
+
+def pickle(value: Any, what: str, *, advice: str = PASS) -> bytes:
     """Return ``value`` pickled; the error names ``what`` it was."""
     try:
         return bytes(cloudpickle.dumps(value))
     except Exception as exc:
-        raise SerializationError(
-            f"{what} can't be pickled: {type(exc).__name__}: {exc}. "
-            "Pass plain data, or make the object inside the function"
-        ) from exc
+        if advice == RETURN:
+            what += f", {_told(value)},"
+        raise SerializationError(f"{what} can't be pickled: {type(exc).__name__}: {exc}. {advice}") from exc
+
+
+def pickle_call(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], *rest: Any) -> bytes:
+    """Return ``(args, kwargs, *rest)`` pickled; the error names the function and the argument."""
+    try:
+        return bytes(cloudpickle.dumps((args, kwargs, *rest)))
+    except Exception as exc:
+        raise unpicklable(function, args, kwargs, exc) from exc
+
+
+def unpicklable(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], exc: Exception) -> SerializationError:
+    """Return the error for a call that can't be pickled for the reason ``exc``: it names the argument."""
+    named = [(str(position), value) for position, value in enumerate(args, 1)]
+    for name, value in [*named, *((repr(name), value) for name, value in kwargs.items())]:
+        try:
+            cloudpickle.dumps(value)
+        except Exception as own:  # noqa: BLE001  # whatever a class's own pickling does
+            what = f"argument {name} of {function}, {_told(value)},"
+            return SerializationError(f"{what} can't be pickled: {type(own).__name__}: {own}. {PASS}")
+    return SerializationError(f"an argument of {function} can't be pickled: {type(exc).__name__}: {exc}. {PASS}")
+
+
+def _told(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"a {name} ({shortly(value)})"
 
 
 # -- the kombu serializer: inputs sent through Celery's own calls --------------------------------------------------
@@ -144,8 +192,9 @@ def _need_keyring() -> Keyring:
 def _dumps(value: Any) -> bytes:
     context = _sealing.get()
     if context is None:
-        return _need_keyring().seal(VALUE, "", pickle(value, "the value"))
-    return _need_keyring().seal(INPUT, context, pickle(value, f"an argument of {context.partition('|')[0]}"))
+        return _need_keyring().seal(VALUE, "", pickle(value, "the value", advice=RETURN))
+    args, kwargs, *rest = value  # the body of Celery's messages
+    return _need_keyring().seal(INPUT, context, pickle_call(context.partition("|")[0], args, kwargs, *rest))
 
 
 def _loads(sealed: Any) -> Any:
@@ -204,7 +253,7 @@ class Failure:
 def seal_value(keyring: Keyring, context: str, value: Any, function: str) -> bytes:
     """Return the sealed outcome of an input that returned ``value``; an unpicklable value becomes a failure."""
     try:
-        payload = b"+" + pickle(value, f"what {function} returned")
+        payload = b"+" + pickle(value, f"what {function} returned", advice=RETURN)
     except SerializationError as exc:
         return seal_failure(keyring, context, exc)
     return keyring.seal(OUTPUT, context, payload)

@@ -42,6 +42,7 @@ class Claimed:
     attempt: int = 0
     verdict: str = ""
     crash: str = ""
+    retried: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ class FunctionState:
     ready: tuple[tuple[str, float], ...]
     timed: int
     microseconds: int
+    first_cancel: float | None = None
+
+    def first_kill(self, grace: float) -> float | None:
+        """Return the earliest time at which an input must have ended: cancelled, or ``grace`` after its timeout."""
+        deadline = None if self.first_deadline is None else self.first_deadline + grace
+        return min((t for t in (deadline, self.first_cancel) if t is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +146,14 @@ class Store:
         """Keep an input until the Unix time ``due``."""
         return Admission(*(int(n) for n in self._run("delay", function, most_pending, repr(due), message)))
 
-    def cancel(self, function: str, call: str, *, tell: bool, keep: float, caller: str) -> tuple[int, int]:
-        """Cancel a call; return how many pending inputs vanished and how many running ones were told."""
-        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller)
+    def cancel(
+        self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
+    ) -> tuple[int, int]:
+        """Cancel a call; return how many pending inputs vanished and how many running ones were told.
+
+        A running one has ``grace`` seconds to end before its container is killed.
+        """
+        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
         return int(removed), int(told)
 
     def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool, str]:
@@ -178,7 +190,7 @@ class Store:
         )  # fmt: skip
         if len(result) == 1:
             return Claimed(_str(result[0]))
-        return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]))
+        return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]), int(result[4]))
 
     def finish(  # noqa: PLR0913  # what the script takes
         self,
@@ -212,6 +224,19 @@ class Store:
                 outcome or b"",
             )
         )
+
+    def retry(
+        self, container: str, epoch: int, function: str, input_id: str, *,
+        delay: float, seconds: float | None, reply: Mapping[str, Any],
+    ) -> bool:  # fmt: skip
+        """Put a failed input off for ``delay`` seconds; False when the container no longer owns it."""
+        microseconds = "" if seconds is None else int(seconds * 1e6)
+        return bool(
+            self._run(
+                "retry", container, epoch, function, input_id, repr(delay), microseconds,
+                reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
+            )
+        )  # fmt: skip
 
     def owns(self, container: str, epoch: int, input_id: str) -> bool:
         """Return whether the container still owns the input."""
@@ -287,9 +312,13 @@ class Store:
             self.client.client_kill_filter(_id=int(client_id))
         return int(self._run("gone", token, container, function, reason, int(blameless)))
 
-    def overdue(self, token: str, function: str, grace: float, verdict: str) -> list[str]:
-        """Pass ``verdict`` on inputs past their timeout; return the containers to be killed."""
-        return [_str(c) for c in self._run("overdue", token, function, grace, verdict)]
+    def overdue(self, token: str, function: str, grace: float, verdict: str) -> dict[str, str]:
+        """Pass ``verdict`` on inputs past their timeout; return the containers to be killed, and for what.
+
+        ``cancel`` stands for an input that was cancelled and has not ended in time.
+        """
+        found = [_str(value) for value in self._run("overdue", token, function, grace, verdict)]
+        return dict(zip(found[::2], found[1::2], strict=True))
 
     def fail_pending(self, token: str, function: str, reason: str) -> int:
         """Fail the pending inputs of a function that can't be started; return how many."""
@@ -494,6 +523,7 @@ def _function_state(row: Sequence[Any]) -> FunctionState:
         ready=_pairs(row[4]),
         timed=int(row[5]),
         microseconds=int(row[6]),
+        first_cancel=float(row[7]) if row[7] else None,
     )
 
 

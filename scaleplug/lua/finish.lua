@@ -7,10 +7,7 @@ local container, epoch, fn, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HDEL', P .. 'claims:' .. container .. ':' .. epoch, id) == 0 then return 0 end
 forget(fn, id)
 redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', 1)
-if ARGV[5] ~= '' then
-  redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
-  redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', ARGV[5])
-end
+count_time(fn, ARGV[5])
 if ARGV[6] == '1' then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', 1) end
 if ARGV[7] ~= '' and ARGV[11] ~= '' then deliver(ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11], nil) end
 now_idle(fn, container, epoch)

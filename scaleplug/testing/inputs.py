@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import cloudpickle
+from celery.exceptions import TaskPredicate
 
 from scaleplug.abc import CallKind, Event
 from scaleplug.errors import (
@@ -20,9 +21,10 @@ from scaleplug.errors import (
     InvalidError,
     NotFoundError,
     SerializationError,
+    note_attempts,
 )
 from scaleplug.function import Function
-from scaleplug.serializer import pickle
+from scaleplug.serializer import pickle_call
 
 AnyFunction = Function[Any, Any]
 
@@ -78,6 +80,9 @@ class LocalInput:
     id: str = ""
     number: int = 0  # its place among all inputs
     runs: int = 0
+    attempts: int = 0  # those of its runs that count for crashes: since it was last retried
+    retried: int = 0
+    retry_in: float | None = None  # seconds after which it runs again instead of ending
     waits: int = 0  # calls of its own that it waits for
     deadline: float = 0.0
     ended: bool = False
@@ -123,8 +128,25 @@ def make(
     """Return the input of a call; raises the TypeError of a plain call, and SerializationError."""
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
-    payload = pickle((args, dict(kwargs)), f"an argument of {function.full_name}")
+    payload = pickle_call(function.full_name, args, dict(kwargs))
     return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
+
+
+def again(item: LocalInput) -> LocalInput:
+    """Return the input as it waits for a retry; what still runs of the old one changes nothing."""
+    return LocalInput(
+        item.function, item.call, item.index, item.payload, id=item.id, number=item.number, runs=item.runs,
+        retried=item.retried + 1,
+    )  # fmt: skip
+
+
+def retry_delay(item: LocalInput, exc: BaseException) -> float | None:
+    """Return the seconds until a failed input runs again, ``None`` when it does not: then its error tells so."""
+    own = isinstance(exc, (TaskPredicate, InputCancellation))  # no failures
+    delay = None if own else item.function.settings.retry_delay(item.retried)
+    if delay is None and not own:
+        note_attempts(exc, item.retried + 1)
+    return delay
 
 
 def loads(name: str, payload: bytes) -> Any:
@@ -147,7 +169,7 @@ async def noted(item: LocalInput, coroutine: Any) -> Any:
 def crashed(item: LocalInput) -> ContainerCrashError:
     """Return the error of an input that took too many containers down."""
     return ContainerCrashError(
-        f"the input took its container of {item.function.full_name} down {item.runs} times"
+        f"the input took its container of {item.function.full_name} down {item.attempts} times"
         " (the last time: killed by SIGKILL): it is not tried again"
     )
 

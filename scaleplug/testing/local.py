@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cloudpickle
+from celery import current_task
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.app import known_functions, use_twin
 from scaleplug.client import reason_error
+from scaleplug.context import running
 from scaleplug.errors import (
     ExecutionError,
     FunctionTimeoutError,
@@ -45,6 +47,7 @@ from scaleplug.testing.inputs import (
     Plan,
     SentInput,
     Spawned,
+    again,
     crashed,
     current,
     full_name,
@@ -52,6 +55,7 @@ from scaleplug.testing.inputs import (
     make,
     noted,
     own_frames_off,
+    retry_delay,
 )
 from scaleplug.transport import exhausted
 
@@ -72,6 +76,7 @@ class LocalRun:
         self._open: dict[str, tuple[Callable[[Event], object], LocalInput | None]] = {}
         self._queues: dict[AnyFunction, deque[LocalInput]] = {}
         self._running: list[LocalInput] = []
+        self._waiting: list[tuple[float, LocalInput]] = []  # failed ones, with the time at which they run again
         self._made: list[LocalInput] = []
         self._spawned: dict[str, Spawned] = {}
         self._cancelled: set[str] = set()
@@ -92,10 +97,10 @@ class LocalRun:
         return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
 
     def pending(self, function: AnyFunction | str) -> int:
-        """Return how many inputs of a function wait for a thread."""
+        """Return how many inputs of a function wait for a thread, or for a retry."""
         name = self._name(function)
         with self._lock:
-            return sum(len(queue) for known, queue in self._queues.items() if known.full_name == name)
+            return sum(1 for item in self._not_begun() if item.function.full_name == name)
 
     def running(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function run."""
@@ -138,7 +143,10 @@ class LocalRun:
                 raise TimeoutError(f"inputs of {', '.join(names)} have not ended after {timeout:g} s")
 
     def _left(self) -> list[LocalInput]:
-        return [*self._running, *(item for queue in self._queues.values() for item in queue)]
+        return [*self._running, *self._not_begun()]
+
+    def _not_begun(self) -> list[LocalInput]:
+        return [*(item for queue in self._queues.values() for item in queue), *(item for _, item in self._waiting)]
 
     def _plan(self, function: AnyFunction | str) -> Plan:
         return self._plans.setdefault(self._name(function), Plan())
@@ -175,11 +183,11 @@ class LocalRun:
             if self._ended:
                 raise ExecutionError(f"{name} can't be called any more: the local run is over")
             waiting = self._queues.setdefault(function, deque())
-            running = self._running_of(function)
-            room = min(most - len(waiting), total - len(waiting) - running if total else most)
+            running, pending = self._running_of(function), len(waiting) + self._delayed_of(function)
+            room = min(most - pending, total - pending - running if total else most)
             if len(made) > room:
                 if kind != "map":
-                    raise exhausted(name, Admission(0, len(waiting), running), most, total)
+                    raise exhausted(name, Admission(0, pending, running), most, total)
                 del made[max(0, room) :]
             if spawned:
                 self._spawned[call] = Spawned(name)
@@ -214,6 +222,7 @@ class LocalRun:
                 if len(left) < len(queue):
                     queue.clear()
                     queue.extend(left)
+            self._waiting = [(due, item) for due, item in self._waiting if item.call != call]
             self._cancelled.add(call)
             spawned, running = self._spawned.get(call), [item for item in self._running if item.call == call]
             if spawned is not None:
@@ -251,6 +260,9 @@ class LocalRun:
     def _running_of(self, function: AnyFunction) -> int:
         return sum(1 for item in self._running if item.function is function)
 
+    def _delayed_of(self, function: AnyFunction) -> int:
+        return sum(1 for _, item in self._waiting if item.function is function)
+
     def _start_pending(self) -> None:
         """Start what there is room for, oldest first; the lock is held."""
         while not self._ended and sum(1 for item in self._running if not item.waits) < self.threads:
@@ -272,6 +284,7 @@ class LocalRun:
     def _begin(self, item: LocalInput) -> None:
         """Count a run and settle what is to happen in it; the lock is held."""
         item.runs += 1
+        item.attempts += 1
         plan = self._plans.get(item.function.full_name)
         item.orders = Orders() if plan is None else plan.next_orders()
 
@@ -293,9 +306,10 @@ class LocalRun:
             pass
 
     def _outcome(self, item: LocalInput) -> bytes | None:
-        name, context = item.function.full_name, f"{item.call}|{item.index}"
+        name, context, begun = item.function.full_name, f"{item.call}|{item.index}", False
         try:
             args, kwargs = loads(name, item.payload)
+            begun = True
             value = self._run(item, args, kwargs)
         except CrashError:
             return None
@@ -303,6 +317,7 @@ class LocalRun:
             return seal_failure(self.keyring, context, InputCancelledError(f"{item.id} was cancelled while it ran"))
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
             exc.__traceback__ = own_frames_off(exc)
+            item.retry_in = retry_delay(item, exc) if begun else None
             return seal_failure(self.keyring, context, exc)
         return seal_value(self.keyring, context, value, name)
 
@@ -313,9 +328,10 @@ class LocalRun:
         if orders.error is not None:
             raise orders.error
         code = orders.stub or self._code.get(item.function) or item.function.local
-        value = code(*args, **kwargs)
-        if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
-            value = run_coroutine(noted(item, value))
+        with running(item.id, item.call):
+            value = code(*args, **kwargs)
+            if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
+                value = run_coroutine(noted(item, value))
         if orders.crash:
             raise CrashError
         return value
@@ -323,7 +339,9 @@ class LocalRun:
     def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
         self._load_code(function)
-        item = make(function, "", "remote", 0, args, kwargs)
+        request = current_task.request if current_task else None
+        call = (request.id if request else None) or f"fc-{secrets.token_hex(16)}"
+        item = make(function, call, "remote", 0, args, kwargs)
         with self._lock:
             self._record(item)
         while True:
@@ -332,8 +350,12 @@ class LocalRun:
             try:
                 return self._run(item, args, kwargs)
             except CrashError:
-                if item.runs >= process_config().max_attempts:
+                if item.attempts >= process_config().max_attempts:
                     raise crashed(item) from None
+            except BaseException as exc:
+                if retry_delay(item, exc) is None:
+                    raise
+                item.retried, item.attempts = item.retried + 1, 0  # at once: Celery's eager tasks wait for nothing
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -350,9 +372,11 @@ class LocalRun:
 
     def _finish(self, item: LocalInput, outcome: bytes | None) -> None:
         with self._lock:
-            if outcome is not None:
+            if item.retry_in is not None:
+                self._put_off(item, item.retry_in)
+            elif outcome is not None:
                 self._end_input(item, outcome)
-            elif item.runs >= process_config().max_attempts:
+            elif item.attempts >= process_config().max_attempts:
                 self._end_input(item, self._failure(item, crashed(item)))
             elif not item.ended:
                 self._running.remove(item)
@@ -363,8 +387,33 @@ class LocalRun:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
             name, limit = item.function.full_name, item.function.settings.timeout
-            self._give_up(item, FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s"))
-        self._next_deadline = min((item.deadline for item in self._running), default=None)
+            error = FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s")
+            delay = retry_delay(item, error)
+            if delay is None:
+                self._give_up(item, error)
+            else:
+                self._put_off(item, delay)
+                self._interrupt(item)
+        self._queue_due(now)
+        times = [*(item.deadline for item in self._running), *(due for due, _ in self._waiting)]
+        self._next_deadline = min(times, default=None)
+
+    def _put_off(self, item: LocalInput, delay: float) -> None:
+        """Let a failed input wait for its retry; the lock is held."""
+        if item.ended:
+            return
+        item.ended = True
+        self._running.remove(item)
+        waiting = self._made[item.number] = again(item)
+        self._waiting.append((time.monotonic() + delay, waiting))
+        self._start_pending()
+
+    def _queue_due(self, now: float) -> None:
+        for due, item in sorted(self._waiting, key=lambda waiting: waiting[0]):
+            if due <= now:
+                self._queues[item.function].append(item)
+        self._waiting = [(due, item) for due, item in self._waiting if due > now]
+        self._start_pending()
 
     def _failure(self, item: LocalInput, error: Exception) -> bytes:
         return seal_failure(self.keyring, f"{item.call}|{item.index}", error)
@@ -385,6 +434,9 @@ class LocalRun:
     def _give_up(self, item: LocalInput, error: Exception) -> None:
         """End an input for its caller, and interrupt what runs it; the lock is held."""
         self._end_input(item, self._failure(item, error))
+        self._interrupt(item)
+
+    def _interrupt(self, item: LocalInput) -> None:
         item.given_up.set()
         for call, (put, owner) in self._open.items():
             if owner is item:
@@ -405,6 +457,7 @@ class LocalRun:
             left = list(self._running)
             for queue in self._queues.values():
                 queue.clear()
+            self._waiting.clear()
             for item in left:
                 self._give_up(item, InputCancelledError(f"{item.id} was cancelled: the local run is over"))
             for put, _ in self._open.values():

@@ -141,6 +141,8 @@ class Container:
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         self.runner.attach(intake, self.keyring)
+        if settings.single_use_containers:
+            intake.on_idle = self._on_stop
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_container)

@@ -62,6 +62,9 @@ class Claim:
     taken: float = field(default_factory=time.monotonic)
     outcome: bytes | None = None
     failed: bool = False
+    retried: int = 0
+    retry_in: float | None = None
+    """Seconds after which the input runs again instead of ending; ``None`` when it ends."""
 
 
 def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Keyring) -> dict[str, Any]:
@@ -141,6 +144,8 @@ class Intake:
         self.by_id: dict[str, Claim] = {}
         self.epoch = 0
         self.draining = False
+        self.on_idle: Callable[[], object] = lambda: None
+        """Called when the last claim has been handed back."""
         self._cold = True
         self._link: Any = None
         self._client_id = 0
@@ -261,10 +266,16 @@ class Intake:
             return None
         if claimed.status != "ok":
             return None
-        tag = f"{headers['id']}/{claimed.attempt}"  # a redelivered message carries its publisher's tag again
+        # A redelivered message carries its publisher's tag again.
+        tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
+        if claimed.retried:
+            headers["retries"] = claimed.retried
         message["properties"]["delivery_tag"] = tag
         message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
-        claim = Claim(headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply)
+        claim = Claim(
+            headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply,
+            retried=claimed.retried,
+        )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
         return message
 
@@ -290,12 +301,17 @@ class Intake:
 
     def _finish(self, claim: Claim) -> None:
         seconds: float | None = time.monotonic() - claim.taken
+        if claim.verdict == "timeout":
+            seconds = None  # it only heard the verdict here
         if self._cold and seconds is not None and seconds < COLD_SECONDS:
             seconds = None  # a first input pays for what happens once, and would make short ones look long
-        owned = self.store.finish(
-            self.container, claim.epoch, self.function, claim.id,
-            seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
-        )  # fmt: skip
+        where = (self.container, claim.epoch, self.function, claim.id)
+        if claim.retry_in is not None:
+            owned = self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
+        else:
+            owned = self.store.finish(
+                *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome
+            )
         self._cold = False
         if not owned:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
@@ -343,6 +359,8 @@ class Intake:
         self.claims.pop(claim.tag, None)
         self.by_id.pop(claim.id, None)
         self.wake()
+        if not self.claims:
+            self.on_idle()
 
     def leave(self, reason: str) -> None:
         """Give back what is left and sign off."""

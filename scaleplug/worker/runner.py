@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
+import logging
 import signal
 import threading
 from collections import deque
@@ -13,10 +15,19 @@ from typing import Any
 from celery import current_task
 from celery.exceptions import Ignore, Reject, Retry
 
-from scaleplug.errors import ContainerCrashError, FunctionTimeoutError, InputCancellation, InputCancelledError
-from scaleplug.serializer import Keyring, seal_failure, seal_value
+from scaleplug.context import running
+from scaleplug.errors import (
+    ContainerCrashError,
+    FunctionTimeoutError,
+    InputCancellation,
+    InputCancelledError,
+    note_attempts,
+)
+from scaleplug.serializer import Keyring, seal_failure, seal_value, shortly
 from scaleplug.settings import FunctionSettings
 from scaleplug.worker.intake import Claim, Intake
+
+logger = logging.getLogger(__name__)
 
 CELERYS_OWN = (Ignore, Reject, Retry)
 ORDERS_KEPT = 100
@@ -55,13 +66,7 @@ class Runner:
             return self._call(args, kwargs)
         try:
             self._check_verdict(claim)
-            self._main_claim = claim
-            try:
-                if claim.id in self._cancelled:
-                    raise InputCancellation
-                value = self._call(args, kwargs)
-            finally:
-                self._main_claim = None
+            value = self._attempt(claim, args, kwargs)
         except CELERYS_OWN as exc:
             if claim.reply and not isinstance(exc, Retry):
                 self._fail(claim, exc)  # Celery stores nothing then, and somebody waits
@@ -70,12 +75,52 @@ class Runner:
             self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while it ran"))
             raise Ignore from None
         except BaseException as exc:
+            plain = isinstance(exc, Exception) and not isinstance(exc, MemoryError)
+            told = exc if plain else FunctionExitError(f"{type(exc).__name__}: {exc}")
+            if self._put_off(claim, exc):
+                raise Retry(exc=told, when=claim.retry_in) from exc  # Celery tells, and then hands the input back
+            if not self._crashed(claim):
+                note_attempts(exc, claim.retried + 1)
             self._fail(claim, exc)
-            if isinstance(exc, Exception) and not isinstance(exc, MemoryError):
+            if plain:
                 raise
-            raise FunctionExitError(f"{type(exc).__name__}: {exc}") from exc
+            raise told from exc
         self._succeed(claim, value)
         return value
+
+    def _attempt(self, claim: Claim, args: Any, kwargs: Any) -> Any:
+        """Run the function; whatever it makes of being cancelled, then it was cancelled."""
+        self._main_claim = claim
+        try:
+            if claim.id in self._cancelled:
+                raise InputCancellation
+            with running(claim.id, claim.reply.get("call") or claim.id):
+                value = self._call(args, kwargs)
+        except BaseException:
+            if claim.verdict == "cancel":
+                raise InputCancellation from None
+            raise
+        finally:
+            self._main_claim = None
+        if claim.verdict == "cancel":
+            raise InputCancellation
+        return value
+
+    def _put_off(self, claim: Claim, exc: BaseException) -> bool:
+        """Settle that a failed input runs again later, if it has retries left; crashes have their own count."""
+        assert self.intake is not None
+        delay = self.settings.retry_delay(claim.retried)
+        if delay is None or self._crashed(claim):
+            return False
+        if not claim.reply and not self.intake.owns(claim):
+            raise Ignore from None  # Celery must not store the state of an input that runs elsewhere now
+        claim.retry_in = delay
+        most = self.settings.retries.max_retries if self.settings.retries else 0
+        logger.warning(
+            "an input of %s failed with %s: retry %d of %d in %g s",
+            self.intake.function, shortly(exc), claim.retried + 1, most, delay,
+        )  # fmt: skip
+        return True
 
     def run_hook(self, hook: Callable[[], Any]) -> None:
         """Run a method that prepares or ends an object; an async one on the loop of its inputs."""
@@ -95,7 +140,8 @@ class Runner:
             return raw(*args, **kwargs)
         claim = self._main_claim
         try:
-            return self._runner().run(self._hold(raw(*args, **kwargs)))
+            # A context of its own: asyncio's runner would keep that of its first input.
+            return self._runner().run(self._hold(raw(*args, **kwargs)), context=contextvars.copy_context())
         except asyncio.CancelledError:
             if claim is not None and claim.verdict == "cancel":
                 raise InputCancellation from None
@@ -122,11 +168,14 @@ class Runner:
         name = self.intake.function if self.intake else ""
         if claim.verdict == "timeout":
             raise FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
-        if claim.attempt > self.max_attempts:
+        if self._crashed(claim):
             raise ContainerCrashError(
                 f"the input took its container of {name} down {self.max_attempts} times"
                 f" (the last time: {claim.crash or 'unknown'}): it is not tried again"
             )
+
+    def _crashed(self, claim: Claim) -> bool:
+        return claim.verdict != "timeout" and claim.attempt > self.max_attempts
 
     def _succeed(self, claim: Claim, value: Any) -> None:
         assert self.intake is not None and self.keyring is not None

@@ -32,6 +32,7 @@ import cloudpickle
 
 from scaleplug.abc import StartRequest
 from scaleplug.app import App, find_app, importing
+from scaleplug.context import mark_container
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, use_config
@@ -403,6 +404,7 @@ def main() -> None:
     adopt_orphans()
     config = Config(**options["config"])
     use_config(config)
+    mark_container()
     use_keyring(Keyring(config.secret))
     listener = socket.socket(fileno=options["listener"])
     zygote = Zygote(config, Source(*options["source"]), listener, options.get("lifeline"))

@@ -6,6 +6,7 @@ Tests and functions meet in a folder: a function leaves a file there when it beg
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -16,7 +17,16 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject
 
-from scaleplug import App, Function, FunctionCall, InputCancellation
+from scaleplug import (
+    App,
+    Function,
+    FunctionCall,
+    InputCancellation,
+    Retries,
+    current_function_call_id,
+    current_input_id,
+    is_local,
+)
 
 app = App("contract")
 DEADLINE = 30.0
@@ -263,6 +273,158 @@ def too_long(folder: Path) -> None:
 async def async_too_long() -> None:
     """Run longer than is allowed."""
     await asyncio.sleep(DEADLINE)
+
+
+# -- retries -------------------------------------------------------------------------------------------------------
+
+AT_ONCE = Retries(max_retries=2, initial_delay=0)
+IN_A_MINUTE = Retries(max_retries=2, initial_delay=60)
+
+
+def count_attempt(folder: Path) -> int:
+    """Leave a sign; return how many there were."""
+    attempt = len(list(folder.glob("attempt-*")))
+    folder.joinpath(f"attempt-{attempt}").touch()
+    return attempt
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def fail_first(folder: Path, times: int) -> int:
+    """Fail so many times."""
+    attempt = count_attempt(folder)
+    if attempt < times:
+        raise OddError(f"attempt {attempt}", code=attempt)
+    return attempt
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+async def async_fail_first(folder: Path, times: int) -> int:
+    """Fail so many times."""
+    await asyncio.sleep(0)
+    return fail_first.local(folder, times)
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def leave_first(folder: Path) -> int:
+    """Try to leave the process at first."""
+    attempt = count_attempt(folder)
+    if attempt == 0:
+        raise SystemExit(3)
+    if attempt == 1:
+        raise MemoryError("too much")
+    return attempt
+
+
+@app.function(max_containers=1, retries=1)
+def fail_once(folder: Path) -> float:
+    """Fail at first; return the seconds since then."""
+    if count_attempt(folder) == 0:
+        raise ValueError("at first")
+    return time.time() - folder.joinpath("attempt-0").stat().st_mtime
+
+
+@app.function(max_containers=1, retries=IN_A_MINUTE)
+def fail_for_now(folder: Path) -> None:
+    """Fail, and wait long for the next try."""
+    count_attempt(folder)
+    raise ValueError("not now")
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def hold_and_retry(folder: Path) -> None:
+    """Wait, and make something else of being cancelled."""
+    count_attempt(folder)
+    try:
+        wait_for(folder / "go")
+    except InputCancellation:
+        raise ValueError("cancelled") from None
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def return_a_lock(folder: Path) -> Any:
+    """Return what can't be pickled."""
+    count_attempt(folder)
+    return __import__("threading").Lock()
+
+
+@app.function(max_containers=1, timeout=1, retries=Retries(max_retries=1, initial_delay=0))
+def too_long_first(folder: Path, times: int) -> int:
+    """Run longer than is allowed, so many times."""
+    attempt = count_attempt(folder)
+    if attempt < times:
+        wait_for(folder / "never")
+    return attempt
+
+
+# -- resisting -----------------------------------------------------------------------------------------------------
+
+
+@app.function(max_containers=1)
+def swallow(folder: Path) -> int:
+    """Go on to the end when it is interrupted."""
+    try:
+        folder.joinpath("begun-0").touch()
+        wait_for(folder / "go")
+    except InputCancellation:
+        folder.joinpath("interrupted-0").touch()
+    return 1
+
+
+@app.function(max_containers=1)
+async def async_swallow(folder: Path) -> int:
+    """Go on to the end when it is interrupted."""
+    try:
+        folder.joinpath("begun-0").touch()
+        await asyncio.sleep(DEADLINE)
+    except asyncio.CancelledError:
+        folder.joinpath("interrupted-0").touch()
+    return 1
+
+
+@app.function(max_containers=1)
+def resist(folder: Path, x: int) -> int:
+    """Go on whatever happens, until ``go`` is there."""
+    folder.joinpath(f"begun-{x}").touch()
+    while True:
+        try:
+            wait_for(folder / "go")
+        except BaseException:  # noqa: BLE001
+            continue
+        return x
+
+
+@app.function(max_containers=1)
+def stuck_in_c(folder: Path, seconds: float) -> float:
+    """Wait in C, where no signal handler of Python's runs."""
+    folder.joinpath("begun-0").touch()
+    (ctypes.PyDLL if in_container() else ctypes.CDLL)(None).usleep(ctypes.c_uint(int(seconds * 1e6)))
+    return seconds
+
+
+# -- where it runs -------------------------------------------------------------------------------------------------
+
+
+@app.function(max_containers=2)
+def where(_: int = 0) -> tuple[str | None, str | None, bool]:
+    """Return what it can ask."""
+    return current_input_id(), current_function_call_id(), is_local()
+
+
+@app.function(max_containers=2)
+async def async_where(_: int = 0) -> tuple[str | None, str | None, bool]:
+    """Return what it can ask, from a task of its own."""
+    await asyncio.sleep(0)
+
+    async def ask() -> tuple[str | None, str | None, bool]:
+        return current_input_id(), current_function_call_id(), is_local()
+
+    return await asyncio.create_task(ask())
+
+
+@app.function(max_containers=3, single_use_containers=True)
+def once(x: int) -> tuple[int, int]:
+    """Return x and the process."""
+    return x, os.getpid()
 
 
 # -- functions and functions ---------------------------------------------------------------------------------------
