@@ -118,7 +118,6 @@ class App:
         if not inspect.isfunction(raw) or raw.__name__ == "<lambda>":
             raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
-        check_signature(f"{self.name}.{given}", raw)
         if not serialized and "." in raw.__qualname__:
             raise InvalidError(
                 f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "

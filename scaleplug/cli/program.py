@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -148,7 +148,7 @@ class Program:
             return chosen.command()
         return click.Command(
             chosen.name,
-            callback=chosen.remote,
+            callback=_print_items(chosen) if chosen.is_generator else chosen.remote,
             params=list(literal_options(chosen.raw, chosen.name)),
             help=chosen.__doc__,
         )
@@ -166,6 +166,14 @@ class Program:
             caller: Any = app.caller()
             app.register(caller.store, caller.keyring)
         return sorted(self.functions)
+
+
+def _print_items(function: Function[Any, Any]) -> Callable[..., None]:
+    def run(**options: Any) -> None:
+        for item in function.remote_gen(**options):
+            click.echo(str(item))
+
+    return run
 
 
 def _shortened(names: Mapping[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ from scaleplug.function import Function, run_coroutine
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import check_count, check_seconds, process_config
 from scaleplug.store import Admission
+from scaleplug.streams import broken
 from scaleplug.testing.inputs import (
     AnyFunction,
     CrashError,
@@ -51,6 +52,7 @@ from scaleplug.testing.inputs import (
     noted,
     own_frames_off,
 )
+from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
 
 LEAVE_SECONDS = 1.0
@@ -217,7 +219,22 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        return open_outcome(self.keyring, event.context(call), event.outcome)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        if part is not None:
+            with self._lock:
+                windows = [item.window for item in self._running if item.call == call and item.window is not None]
+            for window in windows:
+                window.grant(part)
+        return True
+
+    def pass_on(self, item: LocalInput, event: Event) -> None:
+        """Give a part of a stream to who waits for it; nobody does when the input has ended."""
+        with self._lock:
+            if not item.ended and item.call in self._open:
+                self._open[item.call][0](event)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -295,6 +312,8 @@ class LocalRun:
             raise orders.error
         code = orders.stub or self._code.get(item.function, item.function.raw)
         value = code(*args, **kwargs)
+        if item.function.is_generator:
+            value = LocalStream(item, self.keyring, self.pass_on).run(value)
         if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
             value = run_coroutine(noted(item, value))
         if orders.crash:
@@ -333,6 +352,9 @@ class LocalRun:
         with self._lock:
             if outcome is not None:
                 self._end_input(item, outcome)
+            elif item.window is not None and item.window.items:
+                error = broken(item.function.full_name, item.window.items, "killed by SIGKILL")
+                self._end_input(item, self._failure(item, error))
             elif item.runs >= process_config().max_attempts:
                 self._end_input(item, self._failure(item, crashed(item)))
             elif not item.ended:
@@ -378,6 +400,8 @@ class LocalRun:
                 if item.interruptible is not None:
                     thread = ctypes.c_ulong(item.interruptible)
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+            if item.window is not None:
+                item.window.wake()
 
     def end(self) -> None:
         """Cancel what is left and interrupt what runs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import threading
 from collections import deque
@@ -12,12 +13,21 @@ from typing import Any
 from celery import current_task
 from celery.exceptions import Ignore, Reject, Retry
 
-from scaleplug.errors import ContainerCrashError, FunctionTimeoutError, InputCancellation, InputCancelledError
+from scaleplug.errors import (
+    ContainerCrashError,
+    FunctionTimeoutError,
+    InputCancellation,
+    InputCancelledError,
+    InvalidError,
+)
 from scaleplug.serializer import Keyring, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings
+from scaleplug.streams import broken
+from scaleplug.worker import streams
 from scaleplug.worker.intake import Claim, Intake
 
 CELERYS_OWN = (Ignore, Reject, Retry)
+OWN_FILES = (__file__, streams.__file__)
 ORDERS_KEPT = 100
 """Orders to cancel that are kept for inputs still on their way through Celery."""
 
@@ -33,6 +43,7 @@ class Runner:
         self, raw: Callable[..., Any], settings: FunctionSettings, *, is_async: bool, max_attempts: int
     ) -> None:
         self.raw, self.settings, self.is_async, self.max_attempts = raw, settings, is_async, max_attempts
+        self.is_generator = inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
         self.intake: Intake | None = None
         self.keyring: Keyring | None = None
         self._loop: asyncio.Runner | None = None
@@ -77,17 +88,26 @@ class Runner:
         return value
 
     def _call(self, args: Any, kwargs: Any) -> Any:
+        run = self._stream if self.is_generator else self.raw
         if not self.is_async:
-            return self.raw(*args, **kwargs)
+            return run(*args, **kwargs)
         if self._loop is None:
             self._loop = asyncio.Runner()
         claim = self._main_claim
         try:
-            return self._loop.run(self._hold(self.raw(*args, **kwargs)))
+            return self._loop.run(self._hold(run(*args, **kwargs)))
         except asyncio.CancelledError:
             if claim is not None and claim.verdict == "cancel":
                 raise InputCancellation from None
             raise
+
+    def _stream(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a generator function and send its items; return how many there were, a coroutine if it is async."""
+        claim, generator = self._main_claim, self.raw(*args, **kwargs)
+        if claim is None or not claim.reply or self.intake is None or self.keyring is None:
+            raise InvalidError(f"{self.__name__} is a generator function: call it with .remote_gen(...)")
+        outgoing = streams.Outgoing(self.intake, self.keyring, claim, self.cancel)
+        return outgoing.run_async(generator) if self.is_async else outgoing.run(generator)
 
     async def _hold(self, coroutine: Any) -> Any:
         """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
@@ -110,6 +130,8 @@ class Runner:
         name = self.intake.function if self.intake else ""
         if claim.verdict == "timeout":
             raise FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
+        if claim.verdict.startswith("streamed:"):
+            raise broken(name, int(claim.verdict.split(":")[1]), claim.crash)
         if claim.attempt > self.max_attempts:
             raise ContainerCrashError(
                 f"the input took its container of {name} down {self.max_attempts} times"
@@ -140,7 +162,7 @@ class Runner:
         """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
         self._cancelled.append(input_id)  # first: the order may come before the input, which Redis has given already
         claim = self._main_claim
-        if claim is not None and claim.id == input_id:
+        if claim is not None and claim.id == input_id and claim.verdict != "cancel":
             claim.verdict = "cancel"
             task, main = self._main_task, threading.main_thread().ident
             if task is not None:
@@ -157,6 +179,8 @@ class Runner:
 def _own_frames_off(exc: BaseException) -> Any:
     """Return the traceback without this file's frames at its outer end."""
     traceback = exc.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__ and traceback.tb_next is not None:
+    while traceback is not None and traceback.tb_next is not None:
+        if traceback.tb_frame.f_code.co_filename not in OWN_FILES:
+            break
         traceback = traceback.tb_next
     return traceback
