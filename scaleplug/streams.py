@@ -97,7 +97,8 @@ class _Arrivals:
 
     def _end(self, event: Event) -> None:
         ok, value = self.caller.read(self.call, event)
-        self.ended = event.index >= 0  # otherwise it is about the caller: the input may still run
+        # What isn't a container's own word may be wrong, and the input may still run: then it is cancelled.
+        self.ended = event.outcome is not None and not isinstance(value, ExecutionError)
         if not ok:
             raise value
         items, self.returned = value

@@ -33,6 +33,8 @@ LOOK_SECONDS: Final = 1
 SLOW_SECONDS: Final = 0.01
 """A function that took longer for an item gives the sender the GIL for a moment: what comes next may hold it long."""
 GIVE_SECONDS: Final = 0.0005
+GATHER_SECONDS: Final = 0.001
+"""An item that comes sooner than this after the last send waits so long for others: each send costs everybody work."""
 LOOP_SECONDS: Final = 0.005
 """How long an async generator that never awaits may keep its loop from anything else."""
 
@@ -50,7 +52,7 @@ class Outgoing:
         self._over = False  # nobody wants what is left
         self._refused = False
         self._number = self._items = 0
-        self._last = 0.0
+        self._last = self._sent = 0.0
 
     # -- the function's thread -------------------------------------------------------------------------------------
 
@@ -145,6 +147,9 @@ class Outgoing:
         items: list[bytes] = []
         size = 0
         order = self._orders.get()
+        rest = GATHER_SECONDS - (time.monotonic() - self._sent)
+        if order and rest > 0:
+            time.sleep(rest)
         while order:
             items.append(order)
             size += len(order)
@@ -162,6 +167,7 @@ class Outgoing:
         self.window.sent(number, len(items), sum(map(len, items)))
         context = Event(reply["index"], None, "", number, self.claim.attempt).context(reply["call"])
         self._pass_on(self.keyring.seal(OUTPUT, context, b"+" + pickle.dumps(items)), number)
+        self._sent = time.monotonic()
 
     def _await_room(self) -> None:
         call = self.claim.reply["call"]
