@@ -80,11 +80,20 @@ class ContainerBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The end of one input, as it reaches its caller: a sealed outcome, or a plain reason without one."""
+    """What reaches the caller of an input: its end, sealed or a plain reason without that, or a part of a stream."""
 
     index: int
     outcome: bytes | None
     reason: str = ""
+    part: int | None = None
+    """The number of a part of a stream, from 0; ``None`` for the end of an input."""
+    attempt: int = 0
+    """The run of the input that sent the part."""
+
+    def context(self, call: str) -> str:
+        """Return what the outcome must have been signed for."""
+        end = f"{call}|{self.index}"
+        return end if self.part is None else f"{end}|{self.attempt}|{self.part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,10 @@ class Caller(Protocol):
         """Return what is known of a spawned call; ``watch`` asks to be told of its end."""
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
-        """Return ``(True, value)`` or ``(False, exception)``."""
+        """Return ``(True, value)`` or ``(False, exception)``; the value of a part is the list of its pickled items."""
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """Tell a stream's producer that a part is read, ``None`` that nothing more is; False: it can't be told now."""
 
 
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]

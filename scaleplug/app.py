@@ -162,7 +162,6 @@ class App:
         if not inspect.isfunction(raw) or raw.__name__ == "<lambda>":
             raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
-        check_signature(f"{self.name}.{given}", raw)
         if schedule is not None:
             _check_callable_alone(f"{self.name}.{given}", raw)
         check_retries(f"{self.name}.{given}", raw, settings)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
+from redis.exceptions import RedisError
+
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.errors import (
     ContainerStartError,
@@ -140,7 +142,7 @@ class Inbox:
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            event = Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode())
+            event = _event(values)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
             for put in list(self._calls.get(values[b"c"].decode(), ())):
                 put(event)
@@ -149,6 +151,11 @@ class Inbox:
             link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
             self._untrimmed = 0
         return last
+
+
+def _event(values: dict[bytes, bytes]) -> Event:
+    part = int(values[b"n"]) if b"n" in values else None
+    return Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode(), part, int(values.get(b"a", b"0")))
 
 
 def _read_inbox(ref: weakref.ref[Inbox]) -> None:
@@ -251,4 +258,12 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        return open_outcome(self.keyring, event.context(call), event.outcome)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        try:
+            self.store.grant(call, part)
+        except (RedisError, OSError):
+            return False
+        return True

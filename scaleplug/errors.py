@@ -64,7 +64,7 @@ class RemoteError(Error):
 
 
 class ContainerCrashError(RemoteError):
-    """The containers that ran the input died under it, as often as is allowed."""
+    """The containers that ran the input died under it, as often as is allowed, or once when it had begun a stream."""
 
 
 class ContainerStartError(RemoteError):

@@ -25,11 +25,12 @@ from scaleplug.autoscaling import Autoscaled
 from scaleplug.call import FunctionCall, Method, Outcomes
 from scaleplug.errors import ExecutionError, InvalidError, SerializationError
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.pools import Owner, digest, variant, with_options
+from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
+from scaleplug.streams import StreamMethod
 from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
         function, task_id = self.function, task_id or str(uuid4())
+        if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
+            function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
         pool = function.pool_of_queue(options.get("queue"))
@@ -103,10 +106,6 @@ def _elsewhere() -> None:
     raise ExecutionError("the code of this function isn't in this process")
 
 
-def _kind_of(raw: Callable[..., Any]) -> str:
-    return "generator" if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw) else "function"
-
-
 def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
@@ -120,8 +119,8 @@ class Function(Autoscaled, Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
-    for many inputs; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of
-    its Celery ``task``.
+    for many inputs; ``remote_gen`` gives the items of a generator function; ``local`` runs it here. ``delay``,
+    ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
     """
 
     def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
@@ -134,7 +133,8 @@ class Function(Autoscaled, Generic[P, R]):
         self.options, self.schedule = dict(options or {}), schedule
         self.title = f"{app.name}.{name}"
         self.owner: Owner = owner or self
-        self.is_async = inspect.iscoroutinefunction(raw)
+        self.is_generator = raw is not None and is_generator(raw)
+        self.is_async = inspect.iscoroutinefunction(raw) or inspect.isasyncgenfunction(raw)
         self.__name__ = getattr(raw, "__name__", name)
         self.__qualname__ = getattr(raw, "__qualname__", name)
         if raw is not None:
@@ -152,9 +152,11 @@ class Function(Autoscaled, Generic[P, R]):
         self.map = _MapMethod(self._map)
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
+        self.remote_gen: StreamMethod[P, R] = StreamMethod(self, self._caller, self._check_stream)
 
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
+        self.needs_one_result("a Celery task")
         return run_here(self, args, kwargs)
 
     def __repr__(self) -> str:
@@ -206,7 +208,7 @@ class Function(Autoscaled, Generic[P, R]):
             return None
         return Registration(
             self.title, self.app.name, self.app.source_of(serialized=self.serialized), self.serialized, self.settings,
-            callables={"": _kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
+            callables={"": kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
         )  # fmt: skip
 
     def variant(self, base: Registration) -> Registration:
@@ -314,6 +316,7 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run in a container and return the result, or raise its exception."""
+        self.needs_one_result(".remote()")
         caller, call = self._caller(), _new_call()
         outcomes = Outcomes(caller, call)
         try:
@@ -328,6 +331,7 @@ class Function(Autoscaled, Generic[P, R]):
         return _value(caller, call, event)  # type: ignore[no-any-return]
 
     async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.needs_one_result(".remote()")
         caller, call = await asyncio.to_thread(self._caller), _new_call()
         outcomes = await Outcomes.open(caller, call)
         try:
@@ -342,12 +346,29 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """Send one input and return at once; the result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         caller.send(self, call, [(0, args, kwargs)], kind="spawn")
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         return await asyncio.to_thread(self._spawn, *args, **kwargs)
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    def _check_stream(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self.is_generator:
+            raise InvalidError(f"{self.full_name} is no generator function: call it with .remote(...)")
+        if self.task.typing:
+            self.task.__header__(*args, **kwargs)  # the TypeError of a plain call, before the first item
+
+    def needs_one_result(self, how: str) -> None:
+        """Refuse a way to call that gives one result for each input."""
+        if self.is_generator:
+            raise InvalidError(
+                f"{self.full_name} is a generator function, and {how} would give one result: "
+                "use .remote_gen(...) for its items"
+            )
 
     # -- many inputs -----------------------------------------------------------------------------------------------
 
@@ -393,6 +414,7 @@ class Function(Autoscaled, Generic[P, R]):
     def _start_map(
         self, inputs: Iterator[Any], total: int | None, kwargs: Any, order: bool, exceptions: bool, wrap: bool | None
     ) -> Map[R]:
+        self.needs_one_result(".map(), .starmap() and .for_each()")
         if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
             raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
         options = MapOptions(
@@ -514,8 +536,8 @@ def _spread(name: str, item: Any) -> tuple[Any, ...]:
 
 
 def check_signature(name: str, raw: Callable[..., Any]) -> None:
-    """Refuse what can't be a Function."""
-    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
+    """Refuse what can't be a local entrypoint."""
+    if is_generator(raw):
         raise InvalidError(
             f"{name} is a generator function, which can't be called for one result: return a list instead"
         )

@@ -39,6 +39,7 @@ from scaleplug.pools import with_options
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
+from scaleplug.streams import broken
 from scaleplug.testing.inputs import (
     AnyFunction,
     CrashError,
@@ -57,6 +58,7 @@ from scaleplug.testing.inputs import (
     own_frames_off,
     retry_delay,
 )
+from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
 
 LEAVE_SECONDS = 1.0
@@ -245,7 +247,22 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        return open_outcome(self.keyring, event.context(call), event.outcome)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        if part is not None:
+            with self._lock:
+                windows = [item.window for item in self._running if item.call == call and item.window is not None]
+            for window in windows:
+                window.grant(part)
+        return True
+
+    def pass_on(self, item: LocalInput, event: Event) -> None:
+        """Give a part of a stream to who waits for it; nobody does when the input has ended."""
+        with self._lock:
+            if not item.ended and item.call in self._open:
+                self._open[item.call][0](event)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -330,6 +347,8 @@ class LocalRun:
         code = orders.stub or self._code.get(item.function) or item.function.local
         with running(item.id, item.call):
             value = code(*args, **kwargs)
+            if item.function.is_generator:
+                value = LocalStream(item, self.keyring, self.pass_on).run(value)
             if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
                 value = run_coroutine(noted(item, value))
         if orders.crash:
@@ -376,6 +395,9 @@ class LocalRun:
                 self._put_off(item, item.retry_in)
             elif outcome is not None:
                 self._end_input(item, outcome)
+            elif item.window is not None and item.window.items:
+                error = broken(item.function.full_name, item.window.items, "killed by SIGKILL")
+                self._end_input(item, self._failure(item, error))
             elif item.attempts >= process_config().max_attempts:
                 self._end_input(item, self._failure(item, crashed(item)))
             elif not item.ended:
@@ -449,6 +471,8 @@ class LocalRun:
                 if item.interruptible is not None:
                     thread = ctypes.c_ulong(item.interruptible)
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+            if item.window is not None:
+                item.window.wake()
 
     def end(self) -> None:
         """Cancel what is left and interrupt what runs."""

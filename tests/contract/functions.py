@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -464,8 +463,3 @@ def spawn_it(x: int) -> FunctionCall[int]:
 def wait_for_it(call: FunctionCall[int]) -> int:
     """Wait for a call that somebody else made."""
     return call.get(timeout=DEADLINE)
-
-
-def numbers() -> Iterator[int]:
-    """Not a Function: generators can't be."""
-    yield from range(3)
