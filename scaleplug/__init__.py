@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
     from scaleplug.errors import (
+        AsyncUsageWarning,
         Error,
         InputCancellation,
         InvalidError,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "AsyncUsageWarning",
     "Error",
     "Function",
     "FunctionCall",

@@ -225,18 +225,26 @@ class App:
 
     def ready_for_calls(self, function: Function[Any, Any]) -> Caller:
         """Return the caller, after making sure that a controller knows the function."""
+        caller = self.caller_of(function)
+        self.make_known(caller, function)
+        return caller
+
+    def caller_of(self, function: Function[Any, Any]) -> Caller:
+        """Return what carries a function's calls; it makes the function known when it sends. Never blocks."""
         if _twin is None and self.celery.conf.task_always_eager:
             raise ConfigurationError(
                 f"task_always_eager is on, so {function.full_name} can only be called as a Celery task: "
                 "run the code inside scaleplug.testing.local(), or turn it off"
             )
-        caller = self.caller()
+        return self.caller()
+
+    def make_known(self, caller: Caller, function: Function[Any, Any]) -> None:
+        """Make sure that a controller knows the function."""
         if isinstance(caller, RedisCaller):
             known = caller.store.registered
             if known.get(function.full_name) is not function:
                 self._register_unknown(caller, function)
                 known[function.full_name] = function
-        return caller
 
     def _register_unknown(self, caller: RedisCaller, function: Function[Any, Any]) -> None:
         """Register a function that the registry doesn't know as it is here: the last one to come knows best."""

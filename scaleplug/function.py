@@ -7,8 +7,9 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
@@ -20,8 +21,9 @@ from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
-from scaleplug.call import FunctionCall, Method, Outcomes
-from scaleplug.errors import InvalidError, SerializationError
+from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
+from scaleplug.errors import InvalidError, ResourceExhausted, SerializationError
+from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.serializer import NAME, pickle, sealing
 from scaleplug.settings import FunctionSettings
@@ -36,6 +38,9 @@ else:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+NOTHING_SENT = (ResourceExhausted, SerializationError, TypeError)
+"""What refuses a call before or when it is sent: then there is nothing to be cancelled."""
 
 
 class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
@@ -187,26 +192,32 @@ class Function(Generic[P, R]):
         try:
             caller.send(self, call, [(0, args, kwargs)], kind="remote")
             event = outcomes.get()
+        except NOTHING_SENT:
+            raise
         except BaseException:
             # Somebody pressed Ctrl-C, or sending failed: nobody waits for the input any more.
             _try_cancel(caller, self.full_name, call)
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)  # type: ignore[no-any-return]
+        assert event is not None
+        return _value(caller.read(call, event))  # type: ignore[no-any-return]
 
     async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        caller, call = await asyncio.to_thread(self._caller), _new_call()
+        caller, call = self._caller(), _new_call()
         outcomes = await Outcomes.open(caller, call)
         try:
-            await asyncio.to_thread(caller.send, self, call, [(0, args, kwargs)], kind="remote")
+            await caller.send_soon(self, call, [(0, args, kwargs)], kind="remote")
             event = await outcomes.get_async()
+        except NOTHING_SENT:
+            raise
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(_try_cancel, caller, self.full_name, call))
+            await finish_cancelling(caller.soon(partial(caller.cancel, self.full_name, call, tell=False)))
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)  # type: ignore[no-any-return]
+        assert event is not None
+        return _value(await read_async(caller, call, event))  # type: ignore[no-any-return]
 
     def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """Send one input and return at once; the result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
@@ -215,13 +226,15 @@ class Function(Generic[P, R]):
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
-        return await asyncio.to_thread(self._spawn, *args, **kwargs)
+        caller, call = self._caller(), _new_call()
+        await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
+        return FunctionCall(call, self._caller, self.full_name)
 
     # -- many inputs -----------------------------------------------------------------------------------------------
 
     def _map(
         self,
-        *input_iterators: Iterable[Any],
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] = {},  # never changed
         order_outputs: bool = True,
         return_exceptions: bool = False,
@@ -229,22 +242,19 @@ class Function(Generic[P, R]):
     ) -> Map[R]:
         """Run for every input, one iterator per argument (the shortest wins); results come in input order.
 
+        Iterate with ``for``, or with ``async for``, where the iterators may be asynchronous too.
         ``kwargs`` are the same for all inputs. ``order_outputs=False`` gives results as they come. With
         ``return_exceptions=True`` exceptions are results (``wrap_returned_exceptions=True``: in a UserCodeException);
         otherwise the first one is raised at its input's place and what is left is cancelled.
         """
         if not input_iterators:
             raise InvalidError(f"{self.full_name}.map() needs at least one iterator of inputs")
-        for position, iterator in enumerate(input_iterators):
-            _check_iterable(f"input {position + 1} of {self.full_name}.map()", iterator)
-        inputs = ((args, kwargs) for args in zip(*input_iterators, strict=False))
-        return self._start_map(
-            inputs, length(input_iterators), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
-        )
+        inputs = Inputs(f"{self.full_name}.map", input_iterators, kwargs)
+        return self._start_map(inputs, order_outputs, return_exceptions, wrap_returned_exceptions)
 
     def _starmap(
         self,
-        input_iterator: Iterable[Iterable[Any]],
+        input_iterator: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
         *,
         kwargs: Mapping[str, Any] = {},
         order_outputs: bool = True,
@@ -252,15 +262,11 @@ class Function(Generic[P, R]):
         wrap_returned_exceptions: bool | None = None,
     ) -> Map[R]:
         """Run for every item of one iterator, spread over the arguments; otherwise like ``map``."""
-        _check_iterable(f"the input of {self.full_name}.starmap()", input_iterator)
-        inputs = ((_spread(self.full_name, item), kwargs) for item in input_iterator)
-        return self._start_map(
-            inputs, length((input_iterator,)), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
-        )
+        inputs = Inputs(f"{self.full_name}.starmap", (input_iterator,), kwargs, partial(_spread, self.full_name))
+        return self._start_map(inputs, order_outputs, return_exceptions, wrap_returned_exceptions)
 
-    def _start_map(
-        self, inputs: Iterator[Any], total: int | None, kwargs: Any, order: bool, exceptions: bool, wrap: bool | None
-    ) -> Map[R]:
+    def _start_map(self, inputs: Inputs, order: bool, exceptions: bool, wrap: bool | None) -> Map[R]:
+        kwargs: Any = inputs.kwargs
         if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
             raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
         options = MapOptions(
@@ -269,7 +275,7 @@ class Function(Generic[P, R]):
             wrap_returned_exceptions=wrap,
             window=self.app.config.map_window,
         )
-        return Map(self, self._caller, inputs, total, options)
+        return Map(self, self._caller, inputs, length(inputs.iterables), options)
 
     def _for_each(
         self,
@@ -278,12 +284,13 @@ class Function(Generic[P, R]):
         ignore_exceptions: bool = False,
     ) -> None:
         """Run for every input and wait for all, without results."""
-        for _ in self._map(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+        options = {"order_outputs": False, "return_exceptions": ignore_exceptions}
+        for _ in self._map(*input_iterators, kwargs=kwargs, **options).blocking():
             pass
 
     async def _for_each_aio(
         self,
-        *input_iterators: Iterable[Any],
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] = {},
         ignore_exceptions: bool = False,
     ) -> None:
@@ -293,7 +300,11 @@ class Function(Generic[P, R]):
             pass
 
     def _caller(self) -> Caller:
-        return self.app.ready_for_calls(self)
+        return self.app.caller_of(self)
+
+    def make_known(self, caller: Caller) -> None:
+        """Make sure that a controller knows the function; may block."""
+        self.app.make_known(caller, self)
 
 
 def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -336,8 +347,8 @@ def _new_call() -> str:
     return f"fc-{uuid4().hex}"
 
 
-def _value(caller: Caller, call: str, event: Any) -> Any:
-    ok, value = caller.read(call, event)
+def _value(found: tuple[bool, Any]) -> Any:
+    ok, value = found
     if not ok:
         raise value
     return value
@@ -348,14 +359,8 @@ def _try_cancel(caller: Caller, function: str, call: str) -> None:
         caller.cancel(function, call, tell=False)
 
 
-def _check_iterable(what: str, value: Any) -> None:
-    if not isinstance(value, Iterable):
-        raise InvalidError(
-            f"{what} must be iterable, not {type(value).__name__} ({value!r}): pass a list, range or generator"
-        )
-
-
-def _spread(name: str, item: Any) -> tuple[Any, ...]:
+def _spread(name: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    (item,) = row
     if not isinstance(item, Iterable):
         raise InvalidError(f"each input of {name}.starmap() must hold the arguments, as (a, b) does, not {item!r}")
     return tuple(item)
