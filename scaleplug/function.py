@@ -52,6 +52,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
     function: Function[Any, Any]
+    recording = False
 
     def apply_async(
         self,
@@ -68,7 +69,8 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         function, task_id = self.function, task_id or str(uuid4())
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        function.app.ready_for_calls(function)
+        if not self.recording:  # what is recorded is sent, and the function made known, later
+            function.app.ready_for_calls(function)
         options["queue"] = function.queue
         for name in ("exchange", "routing_key", "connection"):
             options.pop(name, None)

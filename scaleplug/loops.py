@@ -8,6 +8,7 @@ import functools
 import inspect
 import itertools
 import linecache
+import re
 import sys
 import threading
 import warnings
@@ -171,7 +172,7 @@ def _rewritten(code: CodeType, instruction: int, name: str) -> str:
         return ""
     row, column = at
     lines[row] = lines[row][:column] + b".aio" + lines[row][column:]
-    call = b"await " + b" ".join(line.strip() for line in lines)
+    call = b"await " + re.sub(rb"(?<=[(\[{]) ", b"", b" ".join(line.strip() for line in lines))
     if after[:1] in (b".", b"[", b"("):  # they bind tighter than await
         call = b"(" + call + b")"
     return (before.lstrip() + call + after).decode(errors="replace").strip()
@@ -181,7 +182,7 @@ def _end_of_name(source: bytes, name: str) -> tuple[int, int] | None:
     """Return line and column behind the method's name in the source of a call to it."""
     try:
         found = ast.parse(b"(" + source + b")", mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, SystemError):  # of deep nesting, or of a part of a line
         return None
     if not isinstance(found, ast.Call) or not isinstance(found.func, ast.Attribute) or found.func.attr != name:
         return None
