@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from scaleplug.settings import FunctionSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +110,11 @@ class Look:
 
 
 class Caller(Protocol):
-    """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests."""
+    """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests.
+
+    ``open``, ``close``, ``soon`` and ``send_soon`` never block; ``soon`` and ``send_soon`` need a running event loop,
+    and what they are asked for is done in that order. The others may block.
+    """
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""
@@ -120,6 +127,14 @@ class Caller(Protocol):
 
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """Lay changes over a function's settings (``None`` takes one away); return those in force."""
+
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """Do the same without blocking. Arguments that can't be sent are errors at once."""
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """Run what may block, off the event loop."""
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
@@ -146,3 +161,6 @@ class FunctionRef(Protocol):
     @property
     def full_name(self) -> str:
         """``app.function``."""
+
+    def make_known(self, caller: Caller) -> None:
+        """Make sure that a controller knows the function; may block."""

@@ -7,6 +7,7 @@ be interrupted. Its caller gets the error in time all the same, and the thread i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import inspect
@@ -16,7 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import cloudpickle
 from celery import current_task
@@ -35,6 +37,7 @@ from scaleplug.errors import (
     NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.loops import done_now
 from scaleplug.pools import with_options
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
@@ -60,6 +63,8 @@ from scaleplug.testing.inputs import (
 )
 from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
+
+T = TypeVar("T")
 
 LEAVE_SECONDS = 1.0
 """How long the end of a run waits for interrupted inputs to leave."""
@@ -215,6 +220,16 @@ class LocalRun:
             if function.full_name == pool:
                 return with_options(function.settings, function.options)
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
+
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return done_now(partial(self.send, function, call, inputs, kind=kind))
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """See :class:`scaleplug.abc.Caller`; nothing blocks here."""
+        return done_now(run)
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -445,6 +446,30 @@ def countdown(n: int) -> list[int]:
 async def async_sum_of_squares(n: int) -> int:
     """Await calls of another function."""
     return sum(await asyncio.gather(*(square.remote.aio(x) for x in range(n))))
+
+
+@app.function(max_containers=1)
+async def block_the_loop(x: int) -> tuple[int, list[str]]:
+    """Call another function in the way that isn't for event loops; return what it warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = square.remote(x)
+    return value, [f"{warning.category.__name__}: {warning.message}" for warning in caught]
+
+
+@app.function(max_containers=1)
+def block_no_loop(x: int) -> tuple[int, list[str]]:
+    """Do the same where no loop runs."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = square.remote(x)
+    return value, [str(warning.message) for warning in caught]
+
+
+@app.function(max_containers=1)
+async def iterate_plainly(n: int) -> list[int]:
+    """Iterate over a map in the way that isn't for event loops."""
+    return list(square.map(range(n)))
 
 
 @app.function(max_containers=2)
