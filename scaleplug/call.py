@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 LARGE = 64_000
 """Outcomes of so many bytes are read off the event loop."""
-CANCEL_SECONDS = 2.0
+CANCEL_SECONDS = 5.0
 """How long a cancelled task waits for its input to be cancelled too, which happens in any case."""
 
 
