@@ -143,6 +143,11 @@ class FunctionSettings:
         return None if self.retries is None else self.retries.next_delay(retried)
 
     @property
+    def concurrent(self) -> bool:
+        """Whether a container runs several inputs at once (a batch counts as one)."""
+        return self.max_inputs > 1 and self.max_batch_size is None
+
+    @property
     def start_limit(self) -> float:
         """Seconds a container may take to get ready (``timeout`` where ``startup_timeout`` isn't set)."""
         return self.timeout if self.startup_timeout is None else self.startup_timeout

@@ -17,7 +17,6 @@ from typing import Any
 
 from celery import Celery, signals, states
 from celery.app.trace import build_tracer, setup_worker_optimizations
-from celery.concurrency import solo
 from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
@@ -35,7 +34,9 @@ from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
+from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
+from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
 
 logger = logging.getLogger(__name__)
@@ -65,17 +66,6 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         # Once, and only as far as the loop: the loop itself begins after the fork. The transport reconnects by itself.
         self.loop = lambda *_: None
         self.blueprint.start(self)
-
-
-class _Pool(solo.TaskPool):  # type: ignore[misc]
-    """The solo pool; it tells of its process after the fork, as Celery's prefork pool does."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        receivers, signals.worker_process_init.receivers = signals.worker_process_init.receivers, []
-        try:
-            super().__init__(*args, **kwargs)
-        finally:
-            signals.worker_process_init.receivers = receivers
 
 
 class _Worker(WorkController):  # type: ignore[misc]
@@ -113,8 +103,8 @@ class Container:
             app=app,
             hostname="scaleplug@container",  # the real one comes after the fork
             queues=[self.keys.queue(registration.function)],
-            pool=_Pool,
-            concurrency=1,
+            pool=ConcurrentPool if registration.settings.concurrent else SoloPool,
+            concurrency=registration.settings.max_inputs,
             prefetch_multiplier=1,
             consumer_cls=_Consumer,
             use_eventloop=False,
@@ -124,6 +114,9 @@ class Container:
             task_events=self.sends_events,
             loglevel="WARNING",
         )
+        if registration.settings.concurrent:
+            self.worker.pool_cls.runner = self.runner
+            self.runner.loop = EventLoop(registration.shown)
         self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
         if not self.sends_events:  # events need a connection of their own
             self.worker.blueprint.start(self.worker)
@@ -137,7 +130,7 @@ class Container:
         kwargs["client_name"] = request.container
         intake = self.intake = Intake(
             self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
-            slots=settings.max_inputs,
+            slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         self.runner.attach(intake, self.keyring)
@@ -235,6 +228,8 @@ class Container:
             order, _, subject = found[1].decode().partition(" ")
             if order == "cancel":
                 self.runner.cancel(subject)
+            elif order == "slots" and self.intake is not None:
+                self.intake.set_slots(int(subject))
 
 
 # A process that the user's code forks is an ordinary one: the container's signals are not its. None may come while it

@@ -59,6 +59,7 @@ class Claim:
     verdict: str
     crash: str
     reply: dict[str, Any]
+    task: str = ""
     taken: float = field(default_factory=time.monotonic)
     outcome: bytes | None = None
     failed: bool = False
@@ -274,7 +275,7 @@ class Intake:
         message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
         claim = Claim(
             headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply,
-            retried=claimed.retried,
+            retried=claimed.retried, task=headers["task"],
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
         return message
