@@ -35,7 +35,6 @@ from scaleplug.errors import (
     NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
-from scaleplug.pools import with_options
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
@@ -56,6 +55,7 @@ from scaleplug.testing.inputs import (
     noted,
     own_frames_off,
     retry_delay,
+    settings_of,
 )
 from scaleplug.transport import exhausted
 
@@ -211,7 +211,7 @@ class LocalRun:
     def _settings_of(self, pool: str) -> FunctionSettings:
         for function in (*known_functions(), *self._queues):
             if function.full_name == pool:
-                return with_options(function.settings, function.options)
+                return settings_of(function)
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
@@ -270,7 +270,7 @@ class LocalRun:
             if not ready:
                 return
             item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.deadline = time.monotonic() + item.function.settings.timeout
+            item.deadline = time.monotonic() + settings_of(item.function).timeout
             self._running.append(item)
             self._begin(item)
             item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
@@ -289,7 +289,8 @@ class LocalRun:
         item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
-        most, each = function.settings.max_containers, function.settings.max_inputs
+        settings = settings_of(function)
+        most, each = settings.max_containers, settings.max_inputs
         return most is None or self._running_of(function) < most * each
 
     def _work(self, item: LocalInput) -> None:
@@ -386,7 +387,7 @@ class LocalRun:
     def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
-            name, limit = item.function.full_name, item.function.settings.timeout
+            name, limit = item.function.full_name, settings_of(item.function).timeout
             error = FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s")
             delay = retry_delay(item, error)
             if delay is None:
