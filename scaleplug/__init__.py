@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
     from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
+        AsyncUsageWarning,
         Error,
         InputCancellation,
         InvalidError,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "AsyncUsageWarning",
     "AutoscalerSettings",
     "Cls",
     "Cron",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from scaleplug.settings import FunctionSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +83,20 @@ class ContainerBackend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The end of one input, as it reaches its caller: a sealed outcome, or a plain reason without one."""
+    """What reaches the caller of an input: its end, sealed or a plain reason without that, or a part of a stream."""
 
     index: int
     outcome: bytes | None
     reason: str = ""
+    part: int | None = None
+    """The number of a part of a stream, from 0; ``None`` for the end of an input."""
+    attempt: int = 0
+    """The run of the input that sent the part."""
+
+    def context(self, call: str) -> str:
+        """Return what the outcome must have been signed for."""
+        end = f"{call}|{self.index}"
+        return end if self.part is None else f"{end}|{self.attempt}|{self.part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +110,11 @@ class Look:
 
 
 class Caller(Protocol):
-    """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests."""
+    """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests.
+
+    ``open``, ``close``, ``soon`` and ``send_soon`` never block; ``soon`` and ``send_soon`` need a running event loop,
+    and what they are asked for is done in that order. The others may block.
+    """
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""
@@ -112,6 +128,14 @@ class Caller(Protocol):
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """Lay changes over a function's settings (``None`` takes one away); return those in force."""
 
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """Do the same without blocking. Arguments that can't be sent are errors at once."""
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """Run what may block, off the event loop."""
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
@@ -119,7 +143,10 @@ class Caller(Protocol):
         """Return what is known of a spawned call; ``watch`` asks to be told of its end."""
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
-        """Return ``(True, value)`` or ``(False, exception)``."""
+        """Return ``(True, value)`` or ``(False, exception)``; the value of a part is the list of its pickled items."""
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """Tell a stream's producer that a part is read, ``None`` that nothing more is; False: it can't be told now."""
 
 
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]
@@ -134,3 +161,6 @@ class FunctionRef(Protocol):
     @property
     def full_name(self) -> str:
         """``app.function``."""
+
+    def make_known(self, caller: Caller) -> None:
+        """Make sure that a controller knows the function; may block."""

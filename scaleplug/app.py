@@ -162,7 +162,6 @@ class App:
         if not inspect.isfunction(raw) or raw.__name__ == "<lambda>":
             raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
-        check_signature(f"{self.name}.{given}", raw)
         if schedule is not None:
             _check_callable_alone(f"{self.name}.{given}", raw)
         check_retries(f"{self.name}.{given}", raw, settings)
@@ -326,18 +325,26 @@ class App:
 
     def ready_for_calls(self, owner: Owner, *, again: bool = False) -> Caller:
         """Return the caller, after making sure that the registry knows a function; ``again``, since it had not."""
+        caller = self.caller_of(owner)
+        self.make_known(caller, owner, again=again)
+        return caller
+
+    def caller_of(self, owner: Owner) -> Caller:
+        """Return what carries a function's calls; it makes the function known when it sends. Never blocks."""
         if _twin is None and self.celery.conf.task_always_eager:
             raise ConfigurationError(
                 f"task_always_eager is on, so {owner.base_name} can only be called as a Celery task: "
                 "run the code inside scaleplug.testing.local(), or turn it off"
             )
-        caller = self.caller()
+        return self.caller()
+
+    def make_known(self, caller: Caller, owner: Owner, *, again: bool = False) -> None:
+        """Make sure that the registry knows a function; may block."""
         if isinstance(caller, RedisCaller):
             known = caller.store.registered
             if again or known.get(owner.full_name) is not owner:
                 self._register_unknown(caller, owner)
                 known[owner.full_name] = owner
-        return caller
 
     def _register_unknown(self, caller: RedisCaller, owner: Owner) -> None:
         """Register a pool that the registry doesn't know as it is here.

@@ -7,6 +7,8 @@ loses no outcome.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import logging
 import os
 import socket
@@ -15,8 +17,11 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import uuid4
+
+from redis.exceptions import RedisError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.errors import (
@@ -25,24 +30,30 @@ from scaleplug.errors import (
     InputRefusedError,
     NotFoundError,
     RemoteError,
+    ResourceExhausted,
     StateLostError,
 )
 from scaleplug.keys import Keys
 from scaleplug.messages import MessageFactory
 from scaleplug.registry import Registration, open_override, seal_override
+from scaleplug.sender import Parcel, Sender
 from scaleplug.serializer import Keyring, open_outcome
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings, override
-from scaleplug.store import Store, require_url
+from scaleplug.store import Admission, Store, require_url
 from scaleplug.transport import exhausted
 
 logger = logging.getLogger("scaleplug")
+
+T = TypeVar("T")
 
 READ_SECONDS = 5.0
 """How long one XREAD waits in the server."""
 READ_COUNT = 1_000
 ENTRY_BYTES, TRIM_BYTES = 500, 100_000
 """The inbox is trimmed when what has been read of it may take so much room."""
+LARGE = 64_000
+"""Arguments of about so many bytes, or elements, are pickled off the event loop."""
 
 
 def reason_error(reason: str, call: str) -> RemoteError:
@@ -70,6 +81,7 @@ class Inbox:
         self._waiters: Counter[str] = Counter()
         self._incarnation = ""
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
         self._reader: threading.Thread | None = None
         self._alive_until = 0.0
         self._untrimmed = 0
@@ -81,12 +93,19 @@ class Inbox:
         with self._lock:
             self._calls.setdefault(call, []).append(put)
             self._waiters[call] += 1
+
+    def start(self) -> None:
+        """Begin to listen, before anything is sent: who doesn't say that it lives gets no answers."""
+        if self._reader is not None:
+            return
+        with self._starting:
             if self._reader is None:
                 self._say_alive(first=True)
-                self._reader = threading.Thread(
+                reader = threading.Thread(
                     target=_read_inbox, args=(weakref.ref(self),), daemon=True, name="scaleplug-inbox"
                 )
-                self._reader.start()
+                reader.start()
+                self._reader = reader
 
     def close(self, call: str) -> None:
         """Forget a call."""
@@ -140,7 +159,7 @@ class Inbox:
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            event = Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode())
+            event = _event(values)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
             for put in list(self._calls.get(values[b"c"].decode(), ())):
                 put(event)
@@ -149,6 +168,11 @@ class Inbox:
             link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
             self._untrimmed = 0
         return last
+
+
+def _event(values: dict[bytes, bytes]) -> Event:
+    part = int(values[b"n"]) if b"n" in values else None
+    return Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode(), part, int(values.get(b"a", b"0")))
 
 
 def _read_inbox(ref: weakref.ref[Inbox]) -> None:
@@ -182,6 +206,7 @@ class RedisCaller:
         )
         self.inbox = Inbox(self.store, config)
         self._factories: dict[tuple[str, str], MessageFactory] = {}
+        self._sender = Sender()
 
     def close_all(self) -> None:
         """Stop listening: the Redis is about to end, which ends the connections too."""
@@ -197,29 +222,72 @@ class RedisCaller:
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
-        name, config = function.full_name, self.config
+        messages = self._make(function, call, inputs, kind)
+        admission = self._submit(function, messages, [call], kind)
+        if not admission.accepted and kind != "map":
+            raise self._exhausted(function, admission, kind)
+        return admission.accepted
+
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """See :class:`scaleplug.abc.Caller`."""
+        if kind == "map" or len(inputs) != 1 or looks_large(inputs):
+            send = partial(self.send, function, call, inputs, kind=kind)
+            return self._sender.soon(partial(contextvars.copy_context().run, send))
+        # Here, so that what the caller does to its arguments afterwards changes nothing.
+        (message,) = self._make(function, call, inputs, kind)
+        return self._sender.send(Parcel(self._deliver, function, kind, call, message))
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return self._sender.soon(run)
+
+    def _deliver(self, parcels: Sequence[Parcel]) -> None:
+        """Send inputs of several calls in one step; each that is refused is told so."""
+        function, kind = parcels[0].function, parcels[0].kind
+        messages, calls = [parcel.message for parcel in parcels], [parcel.call for parcel in parcels]
+        admission = self._submit(function, messages, calls, kind)
+        for parcel in parcels[: admission.accepted]:
+            parcel.answer.give(1)
+        after = Admission(0, admission.pending + admission.accepted, admission.running)
+        for parcel in parcels[admission.accepted :]:
+            parcel.answer.fail(self._exhausted(function, after, kind))
+
+    def _make(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> list[str]:
+        name = function.full_name
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
         factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
             factory = MessageFactory(task, self.keyring, self.inbox.name, name)
             self._factories[name, task.name] = factory
-        spawned = kind == "spawn"
-        keep = int(config.result_ttl) if spawned else 0
-        messages = factory.make(call, inputs, many=kind == "map", keep=keep)
-        most = config.max_spawned if spawned else config.max_pending
-        total = 0 if spawned else config.max_total
-        admission = self.store.submit(
-            name,
+        keep = int(self.config.result_ttl) if kind == "spawn" else 0
+        return factory.make(call, inputs, many=kind == "map", keep=keep)
+
+    def _submit(
+        self, function: FunctionRef, messages: Sequence[str], calls: Sequence[str], kind: CallKind
+    ) -> Admission:
+        """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
+        function.make_known(self)
+        if kind != "spawn":
+            self.inbox.start()
+        most, total = self._limits(kind)
+        return self.store.submit(
+            function.full_name,
             messages,
             most_pending=most,
             most_total=total,
-            partial=kind == "map",
-            record=call if spawned else "",
-            record_seconds=config.result_ttl + 86_400,
+            partial=kind == "map" or len(calls) > 1,
+            record=" ".join(calls) if kind == "spawn" else "",
+            record_seconds=self.config.result_ttl + 86_400,
         )
-        if not admission.accepted and kind != "map":
-            raise exhausted(name, admission, most, total)
-        return admission.accepted
+
+    def _limits(self, kind: CallKind) -> tuple[int, int]:
+        config = self.config
+        return (config.max_spawned, 0) if kind == "spawn" else (config.max_pending, config.max_total)
+
+    def _exhausted(self, function: FunctionRef, admission: Admission, kind: CallKind) -> ResourceExhausted:
+        return exhausted(function.full_name, admission, *self._limits(kind))
 
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """See :class:`scaleplug.abc.Caller`."""
@@ -243,6 +311,8 @@ class RedisCaller:
 
     def look(self, call: str, *, watch: bool) -> Look:
         """See :class:`scaleplug.abc.Caller`."""
+        if watch:
+            self.inbox.start()
         outcome, function, cancelled, ended = self.store.watch(call, self.inbox.name if watch else "")
         event = Event(0, outcome, ended) if outcome is not None or ended else None
         return Look(event, function, cancelled)
@@ -251,4 +321,24 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        return open_outcome(self.keyring, event.context(call), event.outcome)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        try:
+            self.store.grant(call, part)
+        except (RedisError, OSError):
+            return False
+        return True
+
+
+def looks_large(inputs: Sequence[Input]) -> bool:
+    """Tell whether pickling the arguments may hold up an event loop; never asks much of them."""
+    size = 0
+    for _, args, kwargs in inputs:
+        for value in (*args, *kwargs.values()):
+            if type(value) in (bytes, bytearray, str, list, tuple, dict, set, frozenset):
+                size += len(value)
+            elif hasattr(type(value), "nbytes"):  # a memoryview, an array
+                size += value.nbytes if isinstance(value.nbytes, int) else 0
+    return size > LARGE

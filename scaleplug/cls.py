@@ -13,7 +13,7 @@ from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
 from scaleplug.function import Function, batching_options, concurrency_options, pool_options, run_coroutine
-from scaleplug.pools import digest, pack, unpack, variant
+from scaleplug.pools import digest, kind_of, pack, unpack, variant
 from scaleplug.registry import Registration
 from scaleplug.settings import FunctionSettings, Retries, check_name
 
@@ -297,11 +297,6 @@ def _parameters(raw: type) -> Iterator[Parameter]:
             if mark.default is not MISSING and type(mark.default) is not kind:
                 raise InvalidError(f"the default of {name!r} must be {kind.__name__}, not {mark.default!r}")
             yield Parameter(name, kind, mark.default)
-
-
-def kind_of(raw: Callable[..., Any]) -> str:
-    """Return ``generator`` or ``function``."""
-    return "generator" if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw) else "function"
 
 
 # -- its objects ---------------------------------------------------------------------------------------------------

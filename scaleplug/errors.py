@@ -20,6 +20,7 @@
     └── UserCodeException       wraps an exception of the function, where that was asked for
 
     InputCancellation (BaseException)   raised inside a function whose input is cancelled
+    AsyncUsageWarning (UserWarning)     a blocking method was called in an event loop, which stands still meanwhile
 
 ``FunctionCall.get(timeout=...)`` raises the builtin ``TimeoutError`` while the result isn't there yet.
 """
@@ -64,7 +65,7 @@ class RemoteError(Error):
 
 
 class ContainerCrashError(RemoteError):
-    """The containers that ran the input died under it, as often as is allowed."""
+    """The containers that ran the input died under it, as often as is allowed, or once when it had begun a stream."""
 
 
 class ContainerStartError(RemoteError):
@@ -113,6 +114,10 @@ class UserCodeException(Error):
 
 class InputCancellation(BaseException):
     """Raised inside a running function when its input is cancelled; let it pass."""
+
+
+class AsyncUsageWarning(UserWarning):
+    """A blocking method was called in an event loop, which stands still meanwhile: await its ``.aio`` instead."""
 
 
 def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:

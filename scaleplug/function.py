@@ -7,9 +7,10 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
@@ -22,14 +23,16 @@ from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
-from scaleplug.call import FunctionCall, Method, Outcomes
-from scaleplug.errors import ExecutionError, InvalidError, SerializationError
+from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
+from scaleplug.errors import ExecutionError, InvalidError, ResourceExhausted, SerializationError
+from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.pools import Owner, digest, variant, with_options
+from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
+from scaleplug.streams import StreamMethod
 from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
@@ -42,6 +45,9 @@ else:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NOTHING_SENT = (ResourceExhausted, SerializationError, TypeError)
+"""What refuses a call before or when it is sent: then there is nothing to be cancelled."""
+
 
 class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     """What makes the app's own Task class the task of a Function: every call goes to the function's queue, signed."""
@@ -52,6 +58,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
     function: Function[Any, Any]
+    recording = False
 
     def apply_async(
         self,
@@ -66,10 +73,12 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
         function, task_id = self.function, task_id or str(uuid4())
+        if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
+            function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
         pool = function.pool_of_queue(options.get("queue"))
-        if pool == function.full_name:
+        if pool == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
             function.app.ready_for_calls(function.owner)
         options["queue"] = function.app.keys.queue(pool)
         for name in ("exchange", "routing_key", "connection"):
@@ -103,10 +112,6 @@ def _elsewhere() -> None:
     raise ExecutionError("the code of this function isn't in this process")
 
 
-def _kind_of(raw: Callable[..., Any]) -> str:
-    return "generator" if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw) else "function"
-
-
 def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
@@ -120,8 +125,8 @@ class Function(Autoscaled, Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
-    for many inputs; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of
-    its Celery ``task``.
+    for many inputs; ``remote_gen`` gives the items of a generator function; ``local`` runs it here. ``delay``,
+    ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
     """
 
     def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
@@ -134,7 +139,8 @@ class Function(Autoscaled, Generic[P, R]):
         self.options, self.schedule = dict(options or {}), schedule
         self.title = f"{app.name}.{name}"
         self.owner: Owner = owner or self
-        self.is_async = inspect.iscoroutinefunction(raw)
+        self.is_generator = raw is not None and is_generator(raw)
+        self.is_async = inspect.iscoroutinefunction(raw) or inspect.isasyncgenfunction(raw)
         self.__name__ = getattr(raw, "__name__", name)
         self.__qualname__ = getattr(raw, "__qualname__", name)
         if raw is not None:
@@ -152,9 +158,11 @@ class Function(Autoscaled, Generic[P, R]):
         self.map = _MapMethod(self._map)
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
+        self.remote_gen: StreamMethod[P, R] = StreamMethod(self, self._caller, self._check_stream)
 
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
+        self.needs_one_result("a Celery task")
         return run_here(self, args, kwargs)
 
     def __repr__(self) -> str:
@@ -206,7 +214,7 @@ class Function(Autoscaled, Generic[P, R]):
             return None
         return Registration(
             self.title, self.app.name, self.app.source_of(serialized=self.serialized), self.serialized, self.settings,
-            callables={"": _kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
+            callables={"": kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
         )  # fmt: skip
 
     def variant(self, base: Registration) -> Registration:
@@ -314,46 +322,73 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run in a container and return the result, or raise its exception."""
+        self.needs_one_result(".remote()")
         caller, call = self._caller(), _new_call()
         outcomes = Outcomes(caller, call)
         try:
             caller.send(self, call, [(0, args, kwargs)], kind="remote")
             event = outcomes.get()
+        except NOTHING_SENT:
+            raise
         except BaseException:
             # Somebody pressed Ctrl-C, or sending failed: nobody waits for the input any more.
             _try_cancel(caller, self.full_name, call)
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)  # type: ignore[no-any-return]
+        assert event is not None
+        return _value(caller.read(call, event))  # type: ignore[no-any-return]
 
     async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        caller, call = await asyncio.to_thread(self._caller), _new_call()
+        self.needs_one_result(".remote()")
+        caller, call = self._caller(), _new_call()
         outcomes = await Outcomes.open(caller, call)
         try:
-            await asyncio.to_thread(caller.send, self, call, [(0, args, kwargs)], kind="remote")
+            await caller.send_soon(self, call, [(0, args, kwargs)], kind="remote")
             event = await outcomes.get_async()
+        except NOTHING_SENT:
+            raise
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(_try_cancel, caller, self.full_name, call))
+            await finish_cancelling(caller.soon(partial(caller.cancel, self.full_name, call, tell=False)))
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)  # type: ignore[no-any-return]
+        assert event is not None
+        return _value(await read_async(caller, call, event))  # type: ignore[no-any-return]
 
     def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """Send one input and return at once; the result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         caller.send(self, call, [(0, args, kwargs)], kind="spawn")
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
-        return await asyncio.to_thread(self._spawn, *args, **kwargs)
+        caller, call = self._caller(), _new_call()
+        await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
+        return FunctionCall(call, self._caller, self.full_name)
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    def _check_stream(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self.is_generator:
+            raise InvalidError(f"{self.full_name} is no generator function: call it with .remote(...)")
+        if self.task.typing:
+            self.task.__header__(*args, **kwargs)  # the TypeError of a plain call, before the first item
+
+    def needs_one_result(self, how: str) -> None:
+        """Refuse a way to call that gives one result for each input."""
+        if self.is_generator:
+            raise InvalidError(
+                f"{self.full_name} is a generator function, and {how} would give one result: "
+                "use .remote_gen(...) for its items"
+            )
 
     # -- many inputs -----------------------------------------------------------------------------------------------
 
     def _map(
         self,
-        *input_iterators: Iterable[Any],
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] = {},  # never changed
         order_outputs: bool = True,
         return_exceptions: bool = False,
@@ -361,22 +396,19 @@ class Function(Autoscaled, Generic[P, R]):
     ) -> Map[R]:
         """Run for every input, one iterator per argument (the shortest wins); results come in input order.
 
+        Iterate with ``for``, or with ``async for``, where the iterators may be asynchronous too.
         ``kwargs`` are the same for all inputs. ``order_outputs=False`` gives results as they come. With
         ``return_exceptions=True`` exceptions are results (``wrap_returned_exceptions=True``: in a UserCodeException);
         otherwise the first one is raised at its input's place and what is left is cancelled.
         """
         if not input_iterators:
             raise InvalidError(f"{self.full_name}.map() needs at least one iterator of inputs")
-        for position, iterator in enumerate(input_iterators):
-            _check_iterable(f"input {position + 1} of {self.full_name}.map()", iterator)
-        inputs = ((args, kwargs) for args in zip(*input_iterators, strict=False))
-        return self._start_map(
-            inputs, length(input_iterators), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
-        )
+        inputs = Inputs(f"{self.full_name}.map", input_iterators, kwargs)
+        return self._start_map(inputs, order_outputs, return_exceptions, wrap_returned_exceptions)
 
     def _starmap(
         self,
-        input_iterator: Iterable[Iterable[Any]],
+        input_iterator: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
         *,
         kwargs: Mapping[str, Any] = {},
         order_outputs: bool = True,
@@ -384,15 +416,12 @@ class Function(Autoscaled, Generic[P, R]):
         wrap_returned_exceptions: bool | None = None,
     ) -> Map[R]:
         """Run for every item of one iterator, spread over the arguments; otherwise like ``map``."""
-        _check_iterable(f"the input of {self.full_name}.starmap()", input_iterator)
-        inputs = ((_spread(self.full_name, item), kwargs) for item in input_iterator)
-        return self._start_map(
-            inputs, length((input_iterator,)), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
-        )
+        inputs = Inputs(f"{self.full_name}.starmap", (input_iterator,), kwargs, partial(_spread, self.full_name))
+        return self._start_map(inputs, order_outputs, return_exceptions, wrap_returned_exceptions)
 
-    def _start_map(
-        self, inputs: Iterator[Any], total: int | None, kwargs: Any, order: bool, exceptions: bool, wrap: bool | None
-    ) -> Map[R]:
+    def _start_map(self, inputs: Inputs, order: bool, exceptions: bool, wrap: bool | None) -> Map[R]:
+        self.needs_one_result(".map(), .starmap() and .for_each()")
+        kwargs: Any = inputs.kwargs
         if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
             raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
         options = MapOptions(
@@ -401,7 +430,7 @@ class Function(Autoscaled, Generic[P, R]):
             wrap_returned_exceptions=wrap,
             window=self.app.config.map_window,
         )
-        return Map(self, self._caller, inputs, total, options)
+        return Map(self, self._caller, inputs, length(inputs.iterables), options)
 
     def _for_each(
         self,
@@ -410,12 +439,13 @@ class Function(Autoscaled, Generic[P, R]):
         ignore_exceptions: bool = False,
     ) -> None:
         """Run for every input and wait for all, without results."""
-        for _ in self._map(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+        options = {"order_outputs": False, "return_exceptions": ignore_exceptions}
+        for _ in self._map(*input_iterators, kwargs=kwargs, **options).blocking():
             pass
 
     async def _for_each_aio(
         self,
-        *input_iterators: Iterable[Any],
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] = {},
         ignore_exceptions: bool = False,
     ) -> None:
@@ -425,7 +455,11 @@ class Function(Autoscaled, Generic[P, R]):
             pass
 
     def _caller(self) -> Caller:
-        return self.app.ready_for_calls(self.owner)
+        return self.app.caller_of(self.owner)
+
+    def make_known(self, caller: Caller) -> None:
+        """Make sure that a controller knows the function; may block."""
+        self.app.make_known(caller, self.owner)
 
 
 def pool_options(*values: Any) -> dict[str, Any]:
@@ -488,8 +522,8 @@ def _new_call() -> str:
     return f"fc-{uuid4().hex}"
 
 
-def _value(caller: Caller, call: str, event: Any) -> Any:
-    ok, value = caller.read(call, event)
+def _value(found: tuple[bool, Any]) -> Any:
+    ok, value = found
     if not ok:
         raise value
     return value
@@ -500,22 +534,16 @@ def _try_cancel(caller: Caller, function: str, call: str) -> None:
         caller.cancel(function, call, tell=False)
 
 
-def _check_iterable(what: str, value: Any) -> None:
-    if not isinstance(value, Iterable):
-        raise InvalidError(
-            f"{what} must be iterable, not {type(value).__name__} ({value!r}): pass a list, range or generator"
-        )
-
-
-def _spread(name: str, item: Any) -> tuple[Any, ...]:
+def _spread(name: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    (item,) = row
     if not isinstance(item, Iterable):
         raise InvalidError(f"each input of {name}.starmap() must hold the arguments, as (a, b) does, not {item!r}")
     return tuple(item)
 
 
 def check_signature(name: str, raw: Callable[..., Any]) -> None:
-    """Refuse what can't be a Function."""
-    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
+    """Refuse what can't be a local entrypoint."""
+    if is_generator(raw):
         raise InvalidError(
             f"{name} is a generator function, which can't be called for one result: return a list instead"
         )

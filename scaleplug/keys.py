@@ -14,7 +14,7 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | claims:C:E | hash | ID -> message, the inputs a container runs | scripts | scripts | empty |
 | running:FN | zset | ID by the time at which its timeout ends | scripts | controller, ps | empty |
 | attempts:FN | hash | ID -> times taken | scripts | scripts | input finishes |
-| verdicts:FN | hash | ID -> why the input must fail instead of running | controller | containers | input finishes |
+| verdicts:FN | hash | ID -> why the input must fail instead of running (``streamed:ITEMS:PART``: so much of its stream was sent) | controller, scripts | containers, scripts | input finishes |
 | retries:FN | hash | ID -> how often it has failed and was put off | scripts | containers | input finishes |
 | cancelling:FN | zset | ID of cancelled inputs that still run, by the time at which their container is killed | scripts | controller | input finishes |
 | crashes:FN | hash | ID -> how the container that held it last died | controller | containers | input finishes |
@@ -43,7 +43,8 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
 | watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
-| inbox:P | stream | outcomes for one calling process | scripts | that process | 1 h after it ended |
+| credit:CALL | list | the last part of a stream that its consumer has begun to read | callers | containers, scripts | stream ends |
+| inbox:P | stream | outcomes, and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
 | incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |
 | parked:P | list | FN and message of inputs whose caller seemed gone when they were taken | scripts | that process | 1 day |

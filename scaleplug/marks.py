@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from scaleplug.errors import InvalidError
 from scaleplug.settings import POOLS, check_count
@@ -31,7 +31,8 @@ class Marked:
 class Decorator(Protocol):
     """A decorator that leaves the type of what is below it as it is."""
 
-    def __call__(self, raw: F, /) -> F: ...
+    def __call__(self, raw: F, /) -> F:
+        """Return what stands for ``raw`` until the decorator above takes it."""
 
 
 def concurrent(*, max_inputs: int, target_inputs: int | None = None, pool: str | None = None) -> Decorator:

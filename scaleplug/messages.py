@@ -44,7 +44,7 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
     connection = Connection(transport=_RecordingTransport, transport_options=carried)
     producer = Producer(connection)
     unchecked = object.__new__(type(task))  # copy.copy would return the task itself
-    unchecked.__dict__.update(task.__dict__, typing=False)
+    unchecked.__dict__.update(task.__dict__, typing=False, recording=True)
     unchecked.apply_async(args, kwargs or {}, task_id=task_id, producer=producer, argsrepr="", kwargsrepr="", **options)
     return recorded[0]
 

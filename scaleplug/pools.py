@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -87,3 +88,13 @@ def unpack(packed: str) -> dict[str, Any]:
         )
     values: dict[str, Any] = cloudpickle.loads(base64.b64decode(pickled)) if packed else {}
     return values
+
+
+def is_generator(raw: Callable[..., Any]) -> bool:
+    """Return whether calling it gives a generator."""
+    return inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)
+
+
+def kind_of(raw: Callable[..., Any]) -> str:
+    """Return ``generator`` or ``function``."""
+    return "generator" if is_generator(raw) else "function"

@@ -55,6 +55,16 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Items of a stream: which run of the input sends them, their part's number, and all items up to its end."""
+
+    attempt: int
+    number: int
+    items: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionState:
     """One function's numbers at one moment; times are Unix seconds of the Redis server."""
 
@@ -174,6 +184,10 @@ class Store:
         known, back, incarnation = self._run("revive", caller, int(seconds), secrets.token_hex(8))
         return bool(known), int(back), _str(incarnation)
 
+    def grant(self, call: str, part: int | None) -> None:
+        """Tell a stream's producer that its consumer has begun to read ``part``, ``None`` when it reads no more."""
+        self._run("grant", call, "" if part is None else part)
+
     # -- containers ------------------------------------------------------------------------------------------------
 
     def connect(self, container: str, function: str, client_id: int, pid: int, running: Iterable[str]) -> int:
@@ -237,6 +251,24 @@ class Store:
                 reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
             )
         )  # fmt: skip
+
+    def send_part(
+        self, container: str, epoch: int, function: str, input_id: str, reply: Mapping[str, Any], part: Part
+    ) -> tuple[str, int | None]:
+        """Send a part of a stream, or only look if it has no payload; return the status and the last part granted.
+
+        The status is ok, lost (the container doesn't own the input any more), cancelled or gone (the caller is).
+        """
+        status, granted = self._run(
+            "yield", container, epoch, function, input_id, reply["call"], reply["index"], reply["caller"],
+            part.attempt, part.number, part.items, part.payload,
+        )  # fmt: skip
+        return _str(status), int(granted) if granted else None
+
+    def wait_grant(self, call: str, seconds: float) -> int | None:
+        """Wait until a stream's consumer has read a part."""
+        found = self.client.blpop(self.keys.of("credit", call), timeout=seconds)
+        return None if found is None else int(found[1])
 
     def owns(self, container: str, epoch: int, input_id: str) -> bool:
         """Return whether the container still owns the input."""

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -147,7 +147,7 @@ class Program:
             return chosen.command()
         return click.Command(
             chosen.name,
-            callback=chosen.remote,
+            callback=_print_items(chosen) if chosen.is_generator else chosen.remote,
             params=list(literal_options(chosen.local, chosen.name)),
             help=chosen.__doc__,
         )
@@ -164,6 +164,14 @@ class Program:
         for app in self.apps:
             app.register()
         return sorted(self.functions)
+
+
+def _print_items(function: Function[Any, Any]) -> Callable[..., None]:
+    def run(**options: Any) -> None:
+        for item in function.remote_gen(**options):
+            click.echo(str(item))
+
+    return run
 
 
 def _shortened(names: Mapping[str, Any]) -> list[str]:

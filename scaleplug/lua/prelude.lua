@@ -36,8 +36,9 @@ local function give_back(fn, container, epoch, reason, blameless)
     if not drop_cancelled(fn, id, held[i + 1]) then
       redis.call('RPUSH', queue, held[i + 1])
       redis.call('ZREM', P .. 'running:' .. fn, id)
-      if redis.call('HEXISTS', P .. 'verdicts:' .. fn, id) == 0 then
-        if blameless then
+      local verdict = redis.call('HGET', P .. 'verdicts:' .. fn, id)
+      if not verdict or string.sub(verdict, 1, 9) == 'streamed:' then
+        if blameless and not verdict then
           redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
         else
           redis.call('HSET', P .. 'crashes:' .. fn, id, reason)

@@ -27,6 +27,7 @@ from scaleplug.function import Function
 from scaleplug.pools import with_options
 from scaleplug.serializer import pickle_call
 from scaleplug.settings import FunctionSettings
+from scaleplug.streams import Window
 
 AnyFunction = Function[Any, Any]
 
@@ -94,6 +95,7 @@ class LocalInput:
     gate: threading.Lock = field(default_factory=threading.Lock)  # held while that changes or is used
     orders: Orders = field(default_factory=Orders)
     task: asyncio.Task[Any] | None = None  # runs it, when it is async
+    window: Window | None = None  # of a generator function
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ be interrupted. Its caller gets the error in time all the same, and the thread i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import inspect
@@ -16,7 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import cloudpickle
 from celery import current_task
@@ -35,9 +37,11 @@ from scaleplug.errors import (
     NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.loops import done_now
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
+from scaleplug.streams import broken
 from scaleplug.testing.inputs import (
     AnyFunction,
     CrashError,
@@ -57,7 +61,10 @@ from scaleplug.testing.inputs import (
     retry_delay,
     settings_of,
 )
+from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
+
+T = TypeVar("T")
 
 LEAVE_SECONDS = 1.0
 """How long the end of a run waits for interrupted inputs to leave."""
@@ -214,6 +221,16 @@ class LocalRun:
                 return settings_of(function)
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
 
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return done_now(partial(self.send, function, call, inputs, kind=kind))
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """See :class:`scaleplug.abc.Caller`; nothing blocks here."""
+        return done_now(run)
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
@@ -245,7 +262,22 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        return open_outcome(self.keyring, event.context(call), event.outcome)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        if part is not None:
+            with self._lock:
+                windows = [item.window for item in self._running if item.call == call and item.window is not None]
+            for window in windows:
+                window.grant(part)
+        return True
+
+    def pass_on(self, item: LocalInput, event: Event) -> None:
+        """Give a part of a stream to who waits for it; nobody does when the input has ended."""
+        with self._lock:
+            if not item.ended and item.call in self._open:
+                self._open[item.call][0](event)
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -331,6 +363,8 @@ class LocalRun:
         code = orders.stub or self._code.get(item.function) or item.function.local
         with running(item.id, item.call):
             value = code(*args, **kwargs)
+            if item.function.is_generator:
+                value = LocalStream(item, self.keyring, self.pass_on).run(value)
             if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
                 value = run_coroutine(noted(item, value))
         if orders.crash:
@@ -377,6 +411,9 @@ class LocalRun:
                 self._put_off(item, item.retry_in)
             elif outcome is not None:
                 self._end_input(item, outcome)
+            elif item.window is not None and item.window.items:
+                error = broken(item.function.full_name, item.window.items, "killed by SIGKILL")
+                self._end_input(item, self._failure(item, error))
             elif item.attempts >= process_config().max_attempts:
                 self._end_input(item, self._failure(item, crashed(item)))
             elif not item.ended:
@@ -450,6 +487,8 @@ class LocalRun:
                 if item.interruptible is not None:
                     thread = ctypes.c_ulong(item.interruptible)
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+            if item.window is not None:
+                item.window.wake()
 
     def end(self) -> None:
         """Cancel what is left and interrupt what runs."""

@@ -36,7 +36,7 @@ from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
-from scaleplug.worker.runner import Runner
+from scaleplug.worker.runner import Body, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -165,13 +165,13 @@ class Container:
     def _enter(self) -> Any:
         """Make the object whose methods are called; what its hooks raise is a failed start."""
         if isinstance(self.served, Function):
-            self.runner.bodies[self.served.title] = self.served.local
+            self.runner.bodies[self.served.title] = Body(self.served.local)
             return None
         cls = self.served
         parameters = unpack(self.registration.parameters)
         instance = make_instance(cls, parameters, Obj(cls, parameters))
         for name, mark in cls.methods.items():
-            self.runner.bodies[cls.tasks[name].name] = mark.raw.__get__(instance, type(instance))
+            self.runner.bodies[cls.tasks[name].name] = Body(mark.raw.__get__(instance, type(instance)))
         for hook in cls.hooks:
             if hook.kind == "enter":
                 self.runner.run_hook(hook.raw.__get__(instance, type(instance)))

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from celery import current_task
@@ -21,15 +22,20 @@ from scaleplug.errors import (
     FunctionTimeoutError,
     InputCancellation,
     InputCancelledError,
+    InvalidError,
     note_attempts,
 )
+from scaleplug.pools import is_generator
 from scaleplug.serializer import Keyring, seal_failure, seal_value, shortly
 from scaleplug.settings import FunctionSettings
+from scaleplug.streams import broken
+from scaleplug.worker import streams
 from scaleplug.worker.intake import Claim, Intake
 
 logger = logging.getLogger(__name__)
 
 CELERYS_OWN = (Ignore, Reject, Retry)
+OWN_FILES = (__file__, streams.__file__)
 ORDERS_KEPT = 100
 """Orders to cancel that are kept for inputs still on their way through Celery."""
 
@@ -38,13 +44,22 @@ class FunctionExitError(Exception):
     """Stands in Celery's eyes for an exception that would have ended the worker, such as SystemExit."""
 
 
+class Body:
+    """A callable and what kind it is of."""
+
+    def __init__(self, raw: Callable[..., Any]) -> None:
+        self.raw = raw
+        self.is_async = inspect.iscoroutinefunction(raw) or inspect.isasyncgenfunction(raw)
+        self.is_generator = is_generator(raw)
+
+
 class Runner:
     """The body of the Celery tasks of a container: one for a function, one for each method of a class."""
 
     def __init__(self, settings: FunctionSettings, *, max_attempts: int) -> None:
         self.settings, self.max_attempts = settings, max_attempts
-        self.bodies: dict[str, Callable[..., Any]] = {}
-        """The callable of each task by its name."""
+        self.bodies: dict[str, Body] = {}
+        """What each task runs, by its name."""
         self.intake: Intake | None = None
         self.keyring: Keyring | None = None
         self._loop: asyncio.Runner | None = None
@@ -134,17 +149,26 @@ class Runner:
         return self._loop
 
     def _call(self, args: Any, kwargs: Any) -> Any:
-        raw = self.bodies[current_task.name]
-        self._main_async = inspect.iscoroutinefunction(raw)
-        if not self._main_async:
-            return raw(*args, **kwargs)
+        body = self.bodies[current_task.name]
+        run = partial(self._stream, body) if body.is_generator else body.raw
+        self._main_async = body.is_async
+        if not body.is_async:
+            return run(*args, **kwargs)
         claim = self._main_claim
         try:
-            return self._runner().run(self._hold(claim, raw(*args, **kwargs)))
+            return self._runner().run(self._hold(claim, run(*args, **kwargs)))
         except asyncio.CancelledError:
             if claim is not None and claim.verdict == "cancel":
                 raise InputCancellation from None
             raise
+
+    def _stream(self, body: Body, *args: Any, **kwargs: Any) -> Any:
+        """Run a generator function and send its items; return how many there were, a coroutine if it is async."""
+        claim, generator = self._main_claim, body.raw(*args, **kwargs)
+        if claim is None or not claim.reply or self.intake is None or self.keyring is None:
+            raise InvalidError(f"{current_task.name} is a generator function: call it with .remote_gen(...)")
+        outgoing = streams.Outgoing(self.intake, self.keyring, claim, self.cancel)
+        return outgoing.run_async(generator) if body.is_async else outgoing.run(generator)
 
     async def _hold(self, claim: Claim | None, coroutine: Any) -> Any:
         """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
@@ -167,9 +191,11 @@ class Runner:
         return self.intake.by_id.get(request.id)
 
     def _check_verdict(self, claim: Claim) -> None:
-        name = self.intake.function if self.intake else ""
+        name = current_task.name
         if claim.verdict == "timeout":
             raise FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
+        if claim.verdict.startswith("streamed:"):
+            raise broken(name, int(claim.verdict.split(":")[1]), claim.crash)
         if self._crashed(claim):
             raise ContainerCrashError(
                 f"the input took its container of {name} down {self.max_attempts} times"
@@ -203,7 +229,7 @@ class Runner:
         """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
         self._cancelled.append(input_id)  # first: the order may come before the input, which Redis has given already
         claim = self._main_claim
-        if claim is not None and claim.id == input_id:
+        if claim is not None and claim.id == input_id and claim.verdict != "cancel":
             claim.verdict = "cancel"
             task, main = self._main_task, threading.main_thread().ident
             if task is not None:
@@ -224,6 +250,8 @@ def _running(claim: Claim) -> AbstractContextManager[None]:
 def _own_frames_off(exc: BaseException) -> Any:
     """Return the traceback without this file's frames at its outer end."""
     traceback = exc.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__ and traceback.tb_next is not None:
+    while traceback is not None and traceback.tb_next is not None:
+        if traceback.tb_frame.f_code.co_filename not in OWN_FILES:
+            break
         traceback = traceback.tb_next
     return traceback

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -462,6 +462,30 @@ async def async_sum_of_squares(n: int) -> int:
     return sum(await asyncio.gather(*(square.remote.aio(x) for x in range(n))))
 
 
+@app.function(max_containers=1)
+async def block_the_loop(x: int) -> tuple[int, list[str]]:
+    """Call another function in the way that isn't for event loops; return what it warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = square.remote(x)
+    return value, [f"{warning.category.__name__}: {warning.message}" for warning in caught]
+
+
+@app.function(max_containers=1)
+def block_no_loop(x: int) -> tuple[int, list[str]]:
+    """Do the same where no loop runs."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = square.remote(x)
+    return value, [str(warning.message) for warning in caught]
+
+
+@app.function(max_containers=1)
+async def iterate_plainly(n: int) -> list[int]:
+    """Iterate over a map in the way that isn't for event loops."""
+    return list(square.map(range(n)))
+
+
 @app.function(max_containers=2)
 def call_it(function: Function[..., Any], *args: Any) -> Any:
     """Call a Function that came as an argument."""
@@ -478,8 +502,3 @@ def spawn_it(x: int) -> FunctionCall[int]:
 def wait_for_it(call: FunctionCall[int]) -> int:
     """Wait for a call that somebody else made."""
     return call.get(timeout=DEADLINE)
-
-
-def numbers() -> Iterator[int]:
-    """Not a Function: generators can't be."""
-    yield from range(3)
