@@ -194,6 +194,8 @@ class App:
         scaledown_window: float | None = None,
         timeout: float = 300.0,
         startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+        single_use_containers: bool = False,
         serialized: bool = False,
         concurrency_limit: int | None = None,
     ) -> Callable[[type[T]], Cls[T]]:
@@ -213,6 +215,8 @@ class App:
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
+            "retries": retries,
+            "single_use_containers": single_use_containers,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         return lambda user_class: self._add_class(user_class, settings, serialized)

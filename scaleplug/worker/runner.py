@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -109,7 +109,7 @@ class Runner:
         try:
             if claim.id in self._cancelled:
                 raise InputCancellation
-            with running(claim.id, claim.reply.get("call") or claim.id):
+            with _running(claim):
                 value = self._call(args, kwargs)
         except BaseException:
             if claim.verdict == "cancel":
@@ -156,8 +156,7 @@ class Runner:
             return run(*args, **kwargs)
         claim = self._main_claim
         try:
-            # A context of its own: asyncio's runner would keep that of its first input.
-            return self._runner().run(self._hold(run(*args, **kwargs)), context=contextvars.copy_context())
+            return self._runner().run(self._hold(claim, run(*args, **kwargs)))
         except asyncio.CancelledError:
             if claim is not None and claim.verdict == "cancel":
                 raise InputCancellation from None
@@ -171,14 +170,17 @@ class Runner:
         outgoing = streams.Outgoing(self.intake, self.keyring, claim, self.cancel)
         return outgoing.run_async(generator) if body.is_async else outgoing.run(generator)
 
-    async def _hold(self, coroutine: Any) -> Any:
+    async def _hold(self, claim: Claim | None, coroutine: Any) -> Any:
         """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
         self._main_task = asyncio.current_task()
         try:
-            if self._main_claim is not None and self._main_claim.verdict == "cancel":
+            if claim is None:
+                return await coroutine
+            if claim.verdict == "cancel":
                 coroutine.close()
                 raise InputCancellation
-            return await coroutine
+            with _running(claim):  # again: asyncio's runner keeps the context of its first input
+                return await coroutine
         finally:
             self._main_task = None
 
@@ -239,6 +241,10 @@ class Runner:
         claim = self._main_claim
         if claim is not None and claim.verdict == "cancel":
             raise InputCancellation
+
+
+def _running(claim: Claim) -> AbstractContextManager[None]:
+    return running(claim.id, claim.reply.get("call") or claim.id)
 
 
 def _own_frames_off(exc: BaseException) -> Any:
