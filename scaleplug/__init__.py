@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
     from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
+    from scaleplug.concurrency import batched, concurrent
     from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
         AsyncUsageWarning,
@@ -42,6 +43,8 @@ __all__ = [
     "Retries",
     "UserCodeException",
     "__version__",
+    "batched",
+    "concurrent",
     "current_function_call_id",
     "current_input_id",
     "enter",
@@ -58,6 +61,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         "Cls": "cls",
         "Cron": "schedules",
         "Period": "schedules",
+        "batched": "concurrency",
+        "concurrent": "concurrency",
         **dict.fromkeys(("enter", "exit", "method", "parameter"), "cls"),
         "Function": "function",
         "FunctionCall": "call",

@@ -20,13 +20,14 @@ from scaleplug.abc import Caller
 from scaleplug.call import Method
 from scaleplug.client import RedisCaller
 from scaleplug.cls import Cls
+from scaleplug.concurrency import unmark
 from scaleplug.deployment import Deployment, deploy, put_code, seal_code
 from scaleplug.deployment import find as find_deployment
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError, SerializationError
 from scaleplug.function import Function, check_retries, check_signature, make_task
 from scaleplug.keys import Keys
-from scaleplug.pools import Owner
+from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup
 from scaleplug.schedules import Schedule, check_schedule
 from scaleplug.serializer import NAME, use_keyring
@@ -155,6 +156,9 @@ class App:
     def _add(
         self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool, schedule: Schedule | None
     ) -> Function[Any, Any]:
+        raw, options = unmark(raw)
+        if options:
+            settings = with_options(settings, options)
         if isinstance(raw, Function):
             raise InvalidError(f"{raw.full_name} is a Function already: put @app.function() on it once")
         if inspect.isclass(raw) or not callable(raw):
@@ -194,6 +198,8 @@ class App:
         scaledown_window: float | None = None,
         timeout: float = 300.0,
         startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+        single_use_containers: bool = False,
         serialized: bool = False,
         concurrency_limit: int | None = None,
     ) -> Callable[[type[T]], Cls[T]]:
@@ -213,11 +219,16 @@ class App:
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
+            "retries": retries,
+            "single_use_containers": single_use_containers,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         return lambda user_class: self._add_class(user_class, settings, serialized)
 
     def _add_class(self, raw: Any, settings: FunctionSettings, serialized: bool) -> Cls[Any]:
+        raw, options = unmark(raw)
+        if options:
+            settings = with_options(settings, options)
         if not inspect.isclass(raw):
             raise TypeError(f"@app.cls() goes on a class, not on {raw!r}")
         name = check_name("the class's name", raw.__name__)

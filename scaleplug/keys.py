@@ -43,7 +43,8 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
 | watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
-| credit:CALL | list | the last part of a stream that its consumer has begun to read | callers | containers, scripts | stream ends |
+| granted:CALL | string | the last part of a stream that its consumer has begun to read | callers | scripts | stream ends |
+| credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
 | inbox:P | stream | outcomes, and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
 | incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |

@@ -6,17 +6,19 @@ import base64
 import hashlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
 import cloudpickle
 
-from scaleplug.errors import InvalidError
+from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.registry import Registration
 from scaleplug.settings import FunctionSettings
 
 PARAMETER_BYTES = 16_384
+_PYTHON = ".".join(map(str, sys.version_info[:2]))
 NO_VARIANT = ("min_containers",)
 
 
@@ -70,7 +72,7 @@ def rebased(pool: Registration, base: Registration) -> Registration:
 
 def pack(values: Mapping[str, Any], what: str) -> str:
     """Return constructor arguments as they stand in a registration; raises InvalidError."""
-    packed = base64.b64encode(cloudpickle.dumps(dict(values))).decode()
+    packed = f"{_PYTHON}|{base64.b64encode(cloudpickle.dumps(dict(values))).decode()}"
     if len(packed) > PARAMETER_BYTES * 4 // 3:
         raise InvalidError(f"the parameters of {what} take more than {PARAMETER_BYTES:,} bytes: pass a key to the data")
     return packed
@@ -78,7 +80,13 @@ def pack(values: Mapping[str, Any], what: str) -> str:
 
 def unpack(packed: str) -> dict[str, Any]:
     """Return what :func:`pack` was given; only for registrations whose signature has been verified."""
-    values: dict[str, Any] = cloudpickle.loads(base64.b64decode(packed)) if packed else {}
+    python, _, pickled = packed.rpartition("|")
+    if packed and python != _PYTHON:
+        raise SerializationError(
+            f"the parameters of a class were pickled by Python {python}, and this is Python {_PYTHON}: "
+            "run callers and containers with the same minor version"
+        )
+    values: dict[str, Any] = cloudpickle.loads(base64.b64decode(pickled)) if packed else {}
     return values
 
 

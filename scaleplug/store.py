@@ -116,10 +116,29 @@ class Store:
         self._flags: bool | None = None
 
     def _run(self, name: str, *args: Any) -> Any:
+        return self._script(name)(keys=[self.keys.prefix], args=args)
+
+    def _script(self, name: str) -> Any:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self.client.register_script(_script_text(name, self._knows_flags()))
-        return script(keys=[self.keys.prefix], args=args)
+        return script
+
+    def _run_many(self, name: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """Run a script for each row of arguments, in one trip."""
+        sha, results = self._script(name).sha, list[Any]()
+        for _ in range(2):
+            pipe = self.client.pipeline(transaction=False)
+            for row in rows:
+                pipe.evalsha(sha, 1, self.keys.prefix, *row)
+            results = pipe.execute(raise_on_error=False)
+            if not any(isinstance(result, redis.exceptions.NoScriptError) for result in results):
+                break
+            self.client.script_load(self._script(name).script)  # none of them has run, or all from here on
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
 
     def _knows_flags(self) -> bool:
         if self._flags is None:
@@ -171,10 +190,9 @@ class Store:
         outcome, function, cancelled, ended = self._run("watch", call, caller)
         return outcome or None, _str(function), bool(cancelled), _str(ended)
 
-    def take_now(self, container: str, epoch: int, function: str) -> bytes | None:
-        """Take a message without waiting, also while Redis is out of memory: running inputs frees some."""
-        raw = self._run("take", container, epoch, function)
-        return None if raw is None else bytes(raw)
+    def take_many(self, container: str, epoch: int, function: str, most: int) -> list[bytes]:
+        """Take messages without waiting, also while Redis is out of memory: running inputs frees some."""
+        return [bytes(raw) for raw in self._run("take", container, epoch, function, most)]
 
     def revive(self, caller: str, seconds: float) -> tuple[bool, int, str]:
         """Say that ``caller`` lives; return if it was known, how many parked inputs came back, and which Redis it is.
@@ -198,13 +216,31 @@ class Store:
         self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any]
     ) -> Claimed:
         """Claim the message just taken and count the attempt."""
-        result = self._run(
-            "begin", container, epoch, function, input_id, timeout,
-            reply.get("caller", ""), reply.get("call", ""), int(reply.get("keep", 0)), int(reply.get("index", 0)),
-        )  # fmt: skip
-        if len(result) == 1:
-            return Claimed(_str(result[0]))
-        return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]), int(result[4]))
+        return self.begin_many(container, epoch, function, timeout, [(input_id, reply)])[0]
+
+    def begin_many(
+        self, container: str, epoch: int, function: str, timeout: float, inputs: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> list[Claimed]:
+        """Claim messages that were taken, (id, reply) of each, the first one taken first."""
+        rows = [
+            (container, epoch, function, input_id, timeout, reply.get("caller", ""), reply.get("call", ""),
+             int(reply.get("keep", 0)), int(reply.get("index", 0)))
+            for input_id, reply in inputs
+        ]  # fmt: skip
+        return [_claimed(result) for result in self._run_many("begin", rows)]
+
+    def finish_many(
+        self,
+        container: str,
+        function: str,
+        ends: Sequence[tuple[int, str, float | None, bool, Mapping[str, Any], bytes | None]],
+    ) -> list[bool]:
+        """Do what :meth:`finish` does for several: (epoch, id, seconds, failed, reply, outcome) of each."""
+        rows = [
+            (container, epoch, function, input_id, *_finish_arguments(seconds, failed, reply, outcome))
+            for epoch, input_id, seconds, failed, reply, outcome in ends
+        ]
+        return [bool(done) for done in self._run_many("finish", rows)]
 
     def finish(  # noqa: PLR0913  # what the script takes
         self,
@@ -222,22 +258,8 @@ class Store:
 
         ``seconds`` it took count for the function's service time, unless they are ``None``.
         """
-        return bool(
-            self._run(
-                "finish",
-                container,
-                epoch,
-                function,
-                input_id,
-                "" if seconds is None else int(seconds * 1e6),
-                int(failed),
-                reply.get("call", ""),
-                int(reply.get("index", 0)),
-                reply.get("caller", ""),
-                int(reply.get("keep", 0)),
-                outcome or b"",
-            )
-        )
+        how = _finish_arguments(seconds, failed, reply, outcome)
+        return bool(self._run("finish", container, epoch, function, input_id, *how))
 
     def retry(
         self, container: str, epoch: int, function: str, input_id: str, *,
@@ -544,6 +566,20 @@ class Store:
     def version(self, function: str) -> str:
         """Return the version of the code that is registered; empty where there is none."""
         return _str(self.client.hget(self.keys.versions, function) or "")
+
+
+def _claimed(result: Sequence[Any]) -> Claimed:
+    if len(result) == 1:
+        return Claimed(_str(result[0]))
+    return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]), int(result[4]))
+
+
+def _finish_arguments(
+    seconds: float | None, failed: bool, reply: Mapping[str, Any], outcome: bytes | None
+) -> tuple[Any, ...]:
+    microseconds = "" if seconds is None else int(seconds * 1e6)
+    where = (reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)))
+    return (microseconds, int(failed), *where, outcome or b"")
 
 
 def _function_state(row: Sequence[Any]) -> FunctionState:

@@ -2,7 +2,7 @@
 -- Send a part of a generator's items to the caller, while this container owns the input and somebody reads.
 -- The verdict remembers what has been sent: a container that gets the input after that fails it instead of running it.
 -- ARGV: container, epoch, fn, id, call, index, caller, attempt, part, items so far, payload ('' only looks).
--- Returns {'ok' | 'lost' | 'cancelled' | 'gone', the last part that was granted since or ''}.
+-- Returns {'ok' | 'lost' | 'cancelled' | 'gone', the last part that was granted or ''}.
 local fn, id, call, caller, part = ARGV[3], ARGV[4], ARGV[5], ARGV[7], tonumber(ARGV[9])
 if redis.call('HEXISTS', P .. 'claims:' .. ARGV[1] .. ':' .. ARGV[2], id) == 0 then return {'lost', ''} end
 if redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 then return {'cancelled', ''} end
@@ -20,4 +20,4 @@ if ARGV[11] ~= '' then
     end
   end
 end
-return {'ok', redis.call('LPOP', P .. 'credit:' .. call) or ''}
+return {'ok', redis.call('GET', P .. 'granted:' .. call) or ''}

@@ -24,7 +24,9 @@ from scaleplug.errors import (
     note_attempts,
 )
 from scaleplug.function import Function
+from scaleplug.pools import with_options
 from scaleplug.serializer import pickle_call
+from scaleplug.settings import FunctionSettings
 from scaleplug.streams import Window
 
 AnyFunction = Function[Any, Any]
@@ -134,6 +136,11 @@ def make(
     return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
 
 
+def settings_of(function: AnyFunction) -> FunctionSettings:
+    """Return a function's settings with the options of the variant that it is."""
+    return with_options(function.settings, function.options) if function.options else function.settings
+
+
 def again(item: LocalInput) -> LocalInput:
     """Return the input as it waits for a retry; what still runs of the old one changes nothing."""
     return LocalInput(
@@ -145,7 +152,7 @@ def again(item: LocalInput) -> LocalInput:
 def retry_delay(item: LocalInput, exc: BaseException) -> float | None:
     """Return the seconds until a failed input runs again, ``None`` when it does not: then its error tells so."""
     own = isinstance(exc, (TaskPredicate, InputCancellation))  # no failures
-    delay = None if own else item.function.settings.retry_delay(item.retried)
+    delay = None if own else settings_of(item.function).retry_delay(item.retried)
     if delay is None and not own:
         note_attempts(exc, item.retried + 1)
     return delay

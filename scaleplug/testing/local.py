@@ -38,7 +38,6 @@ from scaleplug.errors import (
 )
 from scaleplug.function import Function, run_coroutine
 from scaleplug.loops import done_now
-from scaleplug.pools import with_options
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
@@ -60,6 +59,7 @@ from scaleplug.testing.inputs import (
     noted,
     own_frames_off,
     retry_delay,
+    settings_of,
 )
 from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
@@ -218,7 +218,7 @@ class LocalRun:
     def _settings_of(self, pool: str) -> FunctionSettings:
         for function in (*known_functions(), *self._queues):
             if function.full_name == pool:
-                return with_options(function.settings, function.options)
+                return settings_of(function)
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
 
     def send_soon(
@@ -302,7 +302,7 @@ class LocalRun:
             if not ready:
                 return
             item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.deadline = time.monotonic() + item.function.settings.timeout
+            item.deadline = time.monotonic() + settings_of(item.function).timeout
             self._running.append(item)
             self._begin(item)
             item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
@@ -321,7 +321,8 @@ class LocalRun:
         item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
-        most, each = function.settings.max_containers, function.settings.max_inputs
+        settings = settings_of(function)
+        most, each = settings.max_containers, settings.max_inputs
         return most is None or self._running_of(function) < most * each
 
     def _work(self, item: LocalInput) -> None:
@@ -423,7 +424,7 @@ class LocalRun:
     def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
-            name, limit = item.function.full_name, item.function.settings.timeout
+            name, limit = item.function.full_name, settings_of(item.function).timeout
             error = FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s")
             delay = retry_delay(item, error)
             if delay is None:

@@ -133,6 +133,7 @@ class Container:
             slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
+        intake.bulk = settings.concurrent
         self.runner.attach(intake, self.keyring)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop

@@ -15,8 +15,10 @@ import json
 import logging
 import os
 import select
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import SerializationError
 from scaleplug.serializer import CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
-from scaleplug.store import Store
+from scaleplug.store import Claimed, Store
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +150,15 @@ class Intake:
         self.on_idle: Callable[[], object] = lambda: None
         """Called when the last claim has been handed back."""
         self._cold = True
+        self._lost_since = 0.0
+        self.bulk = False
+        """Whether to take several messages at once: where several inputs run at once."""
         self._link: Any = None
         self._client_id = 0
         self._asked = 0.0
+        self._claimed: deque[dict[str, Any]] = deque()
+        """Messages that were taken and claimed together with another one, for the next calls of :meth:`take`."""
+        self._consumer = threading.get_ident()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         os.set_blocking(self._wake_reader, False)
@@ -209,6 +217,8 @@ class Intake:
 
     def take(self, timeout: float) -> dict[str, Any] | None:
         """Return the next claimed message, or ``None`` after ``timeout`` seconds or a call of :meth:`wake`."""
+        if self._claimed:
+            return self._claimed.popleft()
         if self.draining:
             return None
         if len(self.claims) >= self.slots:
@@ -216,7 +226,7 @@ class Intake:
             return None
         try:
             raw = self._wait(timeout)
-            return None if raw is None else self._claim(raw)
+            return None if raw is None else self._claim_with_others(raw)
         except LOST as exc:
             logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
             self._reconnect()
@@ -227,11 +237,11 @@ class Intake:
     def _take_without_memory(self) -> dict[str, Any] | None:
         # Redis refuses the blocking take, but not a script that is allowed to: running what is there frees memory.
         self._asked = 0.0
-        raw = self.store.take_now(self.container, self.epoch, self.function)
-        if raw is None:
+        raws = self.store.take_many(self.container, self.epoch, self.function, 1)
+        if not raws:
             self._sleep([], 0.5)
             return None
-        return self._claim(raw)
+        return self._claim(raws[0])
 
     def _wait(self, timeout: float) -> bytes | None:
         link = self._link
@@ -254,6 +264,69 @@ class Intake:
                 os.read(self._wake_reader, 4096)
         return any(s in ready for s in sockets)
 
+    def _claim_with_others(self, raw: bytes) -> dict[str, Any] | None:
+        """Claim a message, and as many more as there are and fit: one step for all of them costs little."""
+        message = self._claim(raw)
+        free = self.slots - len(self.claims)
+        if free <= 0 or message is None or not self.bulk:
+            return message
+        self._claimed.extend(self._claim_many(self.store.take_many(self.container, self.epoch, self.function, free)))
+        return message
+
+    def _claim_many(self, raws: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Claim messages that were taken into the transit list, in their order."""
+        messages: list[dict[str, Any]] = []
+        try:
+            messages = [read_message(raw, self.function, self.tasks, self.keyring) for raw in raws]
+        except RefusedError:
+            found = [self._claim(raw) for raw in raws]  # one by one, and what is refused is set aside
+            return [message for message in found if message is not None]
+        rows = [(message["headers"]["id"], reply_of(message)) for message in messages]
+        claimed = self.store.begin_many(self.container, self.epoch, self.function, self.timeout, rows)
+        if any(each.status == "stale" for each in claimed):
+            self._reconnect()
+            return []
+        return [
+            self._hold(message, reply, each)
+            for message, (_, reply), each in zip(messages, rows, claimed, strict=True)
+            if each.status == "ok"
+        ]
+
+    def take_batch(self, most: int, until: float) -> list[dict[str, Any]]:
+        """Return up to ``most`` more claimed messages, waiting for them until the monotonic time ``until``."""
+        messages: list[dict[str, Any]] = []
+        while len(messages) < most and not self.draining:
+            try:
+                raws = self.store.take_many(self.container, self.epoch, self.function, most - len(messages))
+                left = until - time.monotonic()
+                if not raws and left > 0:
+                    raw = self._wait_once(left)
+                    raws = [] if raw is None else [raw]
+                messages += self._claim_many(raws)
+            except LOST as exc:
+                logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
+                self._reconnect()
+                break
+            except redis.exceptions.OutOfMemoryError:
+                break
+            if not raws and time.monotonic() >= until:
+                break
+        return messages
+
+    def _wait_once(self, seconds: float) -> bytes | None:
+        """Take within so many seconds, or not at all: nothing may arrive while a batch runs."""
+        transit = self.store.keys.transit(self.container, self.epoch)
+        self._link.send_command("BLMOVE", self.queue, transit, "RIGHT", "LEFT", f"{max(seconds, 0.001):.3f}")
+        if not select.select([self._link._sock], [], [], seconds + 5)[0]:  # noqa: SLF001  # as in _wait
+            raise RedisConnectionError("no answer to a take")
+        raw = self._link.read_response(disable_decoding=True)
+        return None if raw is None else bytes(raw)
+
+    def set_slots(self, slots: int) -> None:
+        """Change how many inputs run at once; those that run go on."""
+        self.slots = slots
+        self.wake()
+
     def _claim(self, raw: bytes) -> dict[str, Any] | None:
         try:
             message = read_message(raw, self.function, self.tasks, self.keyring)
@@ -265,8 +338,11 @@ class Intake:
         if claimed.status == "stale":  # it was put back: this container has been let go, or found dead by mistake
             self._reconnect()
             return None
-        if claimed.status != "ok":
-            return None
+        return self._hold(message, reply, claimed) if claimed.status == "ok" else None
+
+    def _hold(self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed) -> dict[str, Any]:
+        """Note that the container holds an input."""
+        headers = message["headers"]
         # A redelivered message carries its publisher's tag again.
         tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
         if claimed.retried:
@@ -300,12 +376,39 @@ class Intake:
         finally:
             self._drop(claim)
 
-    def _finish(self, claim: Claim) -> None:
-        seconds: float | None = time.monotonic() - claim.taken
+    def finish_many(self, claims: Sequence[Claim]) -> None:
+        """Acknowledge inputs that have ended, in one step; one that is put off goes when Celery says so."""
+        ended = [claim for claim in claims if claim.retry_in is None and claim.tag in self.claims]
+        if not ended:
+            return
+        seconds = [self._seconds(claim) for claim in ended]
+        owned: list[bool] = []
+
+        def finish() -> None:
+            owned[:] = self.store.finish_many(
+                self.container, self.function,
+                [(c.epoch, c.id, s, c.failed, c.reply, c.outcome) for c, s in zip(ended, seconds, strict=True)],
+            )  # fmt: skip
+
+        try:
+            self._insist(finish)
+        finally:
+            for claim in ended:
+                self._drop(claim)
+        for claim in (c for c, ours in zip(ended, owned, strict=False) if not ours):
+            logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
+
+    def _seconds(self, claim: Claim) -> float | None:
+        """Return how long an input took, ``None`` where that is no guide."""
+        seconds = time.monotonic() - claim.taken
+        cold, self._cold = self._cold, False
         if claim.verdict == "timeout":
-            seconds = None  # it only heard the verdict here
-        if self._cold and seconds is not None and seconds < COLD_SECONDS:
-            seconds = None  # a first input pays for what happens once, and would make short ones look long
+            return None  # it only heard the verdict here
+        # A first input pays for what happens once, and would make short ones look long.
+        return None if cold and seconds < COLD_SECONDS else seconds
+
+    def _finish(self, claim: Claim) -> None:
+        seconds = self._seconds(claim)
         where = (self.container, claim.epoch, self.function, claim.id)
         if claim.retry_in is not None:
             owned = self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
@@ -313,7 +416,6 @@ class Intake:
             owned = self.store.finish(
                 *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome
             )
-        self._cold = False
         if not owned:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
 
@@ -349,11 +451,20 @@ class Intake:
                 action()
             except LOST as exc:
                 logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
-                self._reconnect()
+                if threading.get_ident() == self._consumer:
+                    self._reconnect()
+                    continue
+                # The consumer alone begins a new epoch; its claims are found under that.
+                self._lost_since = self._lost_since or time.monotonic()
+                if time.monotonic() - self._lost_since > self.give_up:
+                    logger.critical("Redis has not answered for %g s: leaving", self.give_up)
+                    os._exit(EXIT_NO_REDIS)
+                time.sleep(0.05)
             except redis.exceptions.OutOfMemoryError:
                 logger.error("Redis is out of memory: waiting until it takes the outcome")
                 time.sleep(0.5)
             else:
+                self._lost_since = 0.0
                 return
 
     def _drop(self, claim: Claim) -> None:

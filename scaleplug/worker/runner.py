@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 import signal
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -110,7 +110,7 @@ class Runner:
                 self._main_run = run
             if self.was_cancelled(claim.id):
                 raise InputCancellation
-            with running(claim.id, claim.reply.get("call") or claim.id):
+            with _running(claim):
                 value = self._call(run, body, args, kwargs)
         except BaseException:
             self.check_interrupted(run)
@@ -149,8 +149,7 @@ class Runner:
         try:
             if self.was_cancelled(claim.id):
                 raise InputCancellation
-            with running(claim.id, claim.reply.get("call") or claim.id):
-                value = await self.hold(run, body.raw(*args, **kwargs))
+            value = await self.hold(run, body.raw(*args, **kwargs))
         except BaseException:
             self.check_interrupted(run)
             raise
@@ -165,9 +164,7 @@ class Runner:
             return function(*args, **kwargs)
         if self.loop is not None:
             return self.loop.wait_for(self.hold(run, function(*args, **kwargs)))
-        # A context of its own: asyncio's runner would keep that of its first input.
-        context = contextvars.copy_context()
-        return self._runner().run(self.hold(run, function(*args, **kwargs)), context=context)
+        return self._runner().run(self.hold(run, function(*args, **kwargs)))
 
     async def hold(self, run: Run | None, coroutine: Any) -> Any:
         """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
@@ -178,7 +175,8 @@ class Runner:
             if run.interrupted:
                 coroutine.close()
                 raise InputCancellation
-            return await coroutine
+            with _running(run.claim):  # here too: asyncio's runner keeps the context of its first input
+                return await coroutine
         finally:
             run.task = None
 
@@ -221,8 +219,8 @@ class Runner:
     def _overdue(self, name: str) -> FunctionTimeoutError:
         return FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
 
-    def fail(self, claim: Claim, exc: BaseException) -> BaseException:
-        """Settle how an input ends that raised ``exc``, and return what Celery is to be told."""
+    def fail(self, claim: Claim, exc: BaseException) -> Any:
+        """Settle how an input ends that raised ``exc``, and return the exception that Celery is to be told."""
         if isinstance(exc, CELERYS_OWN):
             if claim.reply and not isinstance(exc, Retry):
                 self._fail(claim, exc)  # Celery stores nothing then, and somebody waits
@@ -291,6 +289,10 @@ class Runner:
         run = self._main_run
         if run is not None and run.interrupted:
             raise InputCancellation
+
+
+def _running(claim: Claim) -> AbstractContextManager[None]:
+    return running(claim.id, claim.reply.get("call") or claim.id)
 
 
 def _own_frames_off(exc: BaseException) -> Any:

@@ -31,8 +31,8 @@ T = TypeVar("T")
 LOOK_SECONDS: Final = 1
 """How often a stream that waits for its consumer looks whether there still is one."""
 SLOW_SECONDS: Final = 0.01
-"""A function that took longer for an item gives the sender the GIL for a moment: what comes next may hold it long."""
-GIVE_SECONDS: Final = 0.0005
+"""A function that took longer for an item lets the sender have the GIL: what comes next may hold it for long."""
+GIVE_SECONDS, GIVE_STEP = 0.005, 0.0002
 GATHER_SECONDS: Final = 0.001
 """An item that comes sooner than this after the last send waits so long for others: each send costs everybody work."""
 LOOP_SECONDS: Final = 0.005
@@ -51,7 +51,7 @@ class Outgoing:
         self._sender: threading.Thread | None = None
         self._over = False  # nobody wants what is left
         self._refused = False
-        self._number = self._items = 0
+        self._number = self._items = self._delivered = 0
         self._last = self._sent = 0.0
 
     # -- the function's thread -------------------------------------------------------------------------------------
@@ -94,8 +94,9 @@ class Outgoing:
         self._add(data)
         now = time.monotonic()
         if now - self._last > SLOW_SECONDS:
-            time.sleep(GIVE_SECONDS)
-        self._last = now
+            while self._unsent(now):
+                time.sleep(GIVE_STEP)
+        self._last = time.monotonic()
 
     async def _put_async(self, item: Any) -> None:
         data = dump(item, self.intake.function)
@@ -106,11 +107,17 @@ class Outgoing:
         now = time.monotonic()
         if now - self._last > LOOP_SECONDS:
             await asyncio.sleep(0)
-            self._last = now
+            while self._unsent(now):  # noqa: ASYNC110  # an event would have to be set for every part
+                await asyncio.sleep(GIVE_STEP)
+            self._last = time.monotonic()
+
+    def _unsent(self, since: float) -> bool:
+        """Whether the sender is still busy with what was there at ``since``, and not for too long."""
+        return self._delivered < self.window.items and time.monotonic() < since + GIVE_SECONDS
 
     def _add(self, data: bytes) -> None:
+        self._orders.put(data)  # first: the sender, when it finds the window full, must know that all is sent
         self.window.add(len(data))
-        self._orders.put(data)
         if self._sender is None:
             self._sender = threading.Thread(target=self._send_all, daemon=True, name=f"scaleplug-{self.claim.id}")
             self._sender.start()
@@ -139,6 +146,9 @@ class Outgoing:
                     return
                 if order == b"":
                     self._await_room()
+        except Exception:
+            logger.exception("the items of input %s can't be sent", self.claim.id)
+            self._refuse()
         finally:
             self._done.put(None)
 
@@ -167,11 +177,12 @@ class Outgoing:
         self.window.sent(number, len(items), sum(map(len, items)))
         context = Event(reply["index"], None, "", number, self.claim.attempt).context(reply["call"])
         self._pass_on(self.keyring.seal(OUTPUT, context, b"+" + pickle.dumps(items)), number)
-        self._sent = time.monotonic()
+        self._sent, self._delivered = time.monotonic(), self._items
 
     def _await_room(self) -> None:
         call = self.claim.reply["call"]
-        while self.window.full and not self._over:
+        # An order may be out of date: the function went on, and filled the window with what is still to be sent.
+        while self.window.full and self._orders.empty() and not self._over:
             granted = self._insist(lambda: self.intake.store.wait_grant(call, LOOK_SECONDS))
             if granted is not None:
                 self.window.grant(granted)
@@ -190,8 +201,11 @@ class Outgoing:
             self.window.grant(granted)
         if status != "ok":
             logger.info("the stream of input %s ends: %s", claim.id, status)
-            self._refused = self._over = True
-            self._cancel(claim.id)
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self._refused = self._over = True
+        self._cancel(self.claim.id)
 
     def _insist(self, action: Callable[[], T]) -> T:
         """Do it until Redis has answered; the function's thread alone may begin a new epoch."""

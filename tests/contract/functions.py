@@ -26,6 +26,8 @@ from scaleplug import (
     current_function_call_id,
     current_input_id,
     is_local,
+    method,
+    parameter,
 )
 
 app = App("contract")
@@ -302,6 +304,18 @@ async def async_fail_first(folder: Path, times: int) -> int:
     """Fail so many times."""
     await asyncio.sleep(0)
     return fail_first.local(folder, times)
+
+
+@app.cls(max_containers=1, retries=AT_ONCE)
+class Flaky:
+    """Fails like ``fail_first``."""
+
+    start: int = parameter(default=0)
+
+    @method()
+    def fail_first(self, folder: Path, times: int) -> int:
+        """Fail so many times."""
+        return self.start + fail_first.local(folder, times)
 
 
 @app.function(max_containers=1, retries=AT_ONCE)

@@ -55,6 +55,18 @@ def test_the_last_exception_arrives_when_the_retries_are_used_up(side: Side, tmp
     settle(side, f.fail_first)
 
 
+def test_a_variant_has_retries_of_its_own(side: Side, tmp_path: Path) -> None:
+    once = f.fail_first.with_options(retries=scaleplug.Retries(max_retries=1, initial_delay=0))
+    with pytest.raises(f.OddError, match="attempt 1"):
+        once.remote(tmp_path, 2)
+    assert attempts(tmp_path) == 2
+
+
+@pytest.mark.parametrize("way", ["remote", "map"])
+def test_a_method_runs_again(side: Side, tmp_path: Path, way: str) -> None:
+    assert CALLS[way](f.Flaky(start=5).fail_first, tmp_path, 2) == 7
+
+
 def test_an_async_function_runs_again(side: Side, tmp_path: Path) -> None:
     assert f.async_fail_first.remote(tmp_path, 2) == 2
 

@@ -139,8 +139,6 @@ def test_another_python_is_told_to_the_caller(surroundings: Surroundings, monkey
     here = ".".join(map(str, serializer._PYTHON))
     with monkeypatch.context() as patch:
         patch.setattr(serializer, "_PYTHON", (3, 99))
-        surroundings.store.registered.clear()  # its registration comes from that Python too
-        jobs.app.register(surroundings.store, surroundings.caller.keyring)
         text = rf"pickled by Python 3\.99, and this is Python {here}: run callers"
         with pytest.raises(InputRefusedError, match=text):
             jobs.add.remote(1, 2)
@@ -161,10 +159,18 @@ def test_another_version_of_the_format_is_told_to_the_caller(
         jobs.add.remote(1, 2)
 
 
+def test_a_registration_is_read_by_any_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = Keyring("x" * 32)
+    registered, sent = keyring.seal(REGISTRY, "f", b"{}"), keyring.seal(INPUT, "f", b"pickled")
+    monkeypatch.setattr(serializer, "_PYTHON", (3, 99))
+    assert keyring.unseal(REGISTRY, "f", registered) == b"{}"  # else no container would tell the caller
+    with pytest.raises(SerializationError, match="this is Python"):
+        keyring.unseal(INPUT, "f", sent)
+
+
 def test_what_is_no_payload_at_all_is_told_so() -> None:
     keyring = Keyring("x" * 32)
     sealed = keyring.seal(INPUT, "context", b"payload")
     for wrong in (b"", b"junk" * 30, b"s" + sealed, b"spx" + sealed[3:]):
         with pytest.raises(SerializationError, match="not a signed scaleplug payload"):
             keyring.unseal(INPUT, "context", wrong)
-    assert keyring.unseal(REGISTRY, "f", keyring.seal(REGISTRY, "f", b"{}")) == b"{}"

@@ -57,7 +57,7 @@ streams = {raw.__name__: make(raw) for raw in (endless, dies_first, steady)}
 def left(surroundings: Surroundings, function: Any) -> list[str]:
     """Return the keys that a stream may not leave behind."""
     client, keys = surroundings.store.client, surroundings.store.keys
-    kinds = ["credit:*", "claims:*", "transit:*"]
+    kinds = ["credit:*", "granted:*", "claims:*", "transit:*"]
     kinds += [f"{kind}:{function.full_name}" for kind in ("running", "attempts", "verdicts", "crashes")]
     return [key.decode() for kind in kinds for key in client.keys(keys.prefix + kind)]
 

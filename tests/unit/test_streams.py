@@ -13,6 +13,8 @@ from scaleplug.abc import Event
 from scaleplug.errors import ExecutionError, StateLostError
 from scaleplug.serializer import OUTPUT, Keyring, open_outcome, seal_value
 from scaleplug.streams import PART_ITEMS, WINDOW_BYTES, WINDOW_ITEMS, Window, drain, dump, receive
+from scaleplug.worker.intake import Claim
+from scaleplug.worker.streams import Outgoing
 
 KEYRING = Keyring("a secret that is long enough for a test")
 
@@ -184,3 +186,12 @@ def test_a_generator_is_closed_when_its_items_can_not_be_put() -> None:
     with pytest.raises(KeyError):
         drain(generator(), refuse)
     assert closed
+
+
+def test_a_sender_does_not_wait_for_room_while_it_has_something_to_send() -> None:
+    claim = Claim("fc", "fc/1", 1, 1, "", "", {"call": "fc", "caller": "p", "index": 0, "keep": 0})
+    unused: Any = None
+    outgoing = Outgoing(unused, KEYRING, claim, lambda _: None)
+    outgoing.window.add(WINDOW_BYTES)
+    outgoing._orders.put(b"an item")
+    outgoing._await_room()  # the order to wait is older than the item
