@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
+from scaleplug.concurrency import batching, concurrency
 from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
-from scaleplug.function import Function, batching_options, concurrency_options, pool_options, run_coroutine
+from scaleplug.function import Function, pool_options, run_coroutine
 from scaleplug.pools import digest, kind_of, pack, unpack, variant
 from scaleplug.registry import Registration
 from scaleplug.settings import FunctionSettings, Retries, check_name
@@ -250,11 +251,11 @@ class Cls(Generic[T]):
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[T]:
         """Return the class with other input concurrency and containers of its own."""
-        return self._with(concurrency_options(max_inputs, target_inputs))
+        return self._with(concurrency(max_inputs, target_inputs))
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Cls[T]:
         """Return the class with other batching and containers of its own."""
-        return self._with(batching_options(max_batch_size, wait_ms))
+        return self._with(batching(max_batch_size, wait_ms))
 
     def _with(self, options: dict[str, Any]) -> Cls[T]:
         made: Cls[T] = object.__new__(type(self))

@@ -41,14 +41,11 @@ def concurrent(*, max_inputs: int, target_inputs: int | None = None, pool: str |
     It stands below ``@app.function()`` or ``@app.cls()``. Sync functions run in threads, async ones as tasks of one
     event loop; ``pool="eventlet"`` runs sync ones in green threads. Raises InvalidError.
     """
-    check_count("max_inputs", max_inputs, 1)
-    if target_inputs is not None:
-        check_count("target_inputs", target_inputs, 1)
-        if target_inputs > max_inputs:
-            raise InvalidError(f"target_inputs ({target_inputs}) must not be more than max_inputs ({max_inputs})")
-    if pool is not None and pool not in POOLS:
-        raise InvalidError(f"pool must be {' or '.join(map(repr, POOLS))}, not {pool!r}")
-    options = {"max_inputs": max_inputs, "target_inputs": target_inputs or max_inputs, "pool": pool}
+    options = concurrency(max_inputs, target_inputs)
+    if pool is not None:
+        if pool not in POOLS:
+            raise InvalidError(f"pool must be {' or '.join(map(repr, POOLS))}, not {pool!r}")
+        options["pool"] = pool
     return cast("Decorator", lambda raw: _mark("@scaleplug.concurrent(...)", raw, options))
 
 
@@ -58,11 +55,7 @@ def batched(*, max_batch_size: int, wait_ms: int) -> Decorator:
     A batch is run when it holds ``max_batch_size`` inputs, or ``wait_ms`` milliseconds after its first one. The
     function returns a list of as many results, in the same order. It stands below ``@app.function()``.
     """
-    if not 1 <= check_count("max_batch_size", max_batch_size, 1) <= MOST_IN_BATCH:
-        raise InvalidError(f"max_batch_size must be between 1 and {MOST_IN_BATCH:,}, not {max_batch_size}")
-    if not 0 <= check_count("wait_ms", wait_ms, 0) <= LONGEST_WAIT:
-        raise InvalidError(f"wait_ms must be between 0 and {LONGEST_WAIT:,}, not {wait_ms}")
-    options = {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
+    options = batching(max_batch_size, wait_ms)
 
     def decorate(raw: Any) -> Any:
         mark = _mark("@scaleplug.batched(...)", raw, options)
@@ -74,14 +67,38 @@ def batched(*, max_batch_size: int, wait_ms: int) -> Decorator:
 
 def check_batched(raw: Any) -> None:
     """Refuse what can't get a list for every argument."""
+    if raw is None:
+        return  # its code is elsewhere
     if inspect.isclass(raw) or inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
         raise InvalidError(f"@scaleplug.batched(...) goes on a function that returns a list, which {raw!r} is not")
     for each in inspect.signature(raw).parameters.values():
+        if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+            raise InvalidError(f"the batched function {raw.__name__} can't take {each}: give its arguments names")
         if each.default is not each.empty:
             raise InvalidError(
                 f"the argument {each.name!r} of the batched function {raw.__name__} has a default, "
                 "which would be no list: take it away"
             )
+
+
+def concurrency(max_inputs: int, target_inputs: int | None) -> dict[str, Any]:
+    """Return the settings of input concurrency; raises InvalidError."""
+    check_count("max_inputs", max_inputs, 1)
+    if target_inputs is not None:
+        check_count("target_inputs", target_inputs, 1)
+        if target_inputs > max_inputs:
+            raise InvalidError(f"target_inputs ({target_inputs}) must not be more than max_inputs ({max_inputs})")
+    return {"max_inputs": max_inputs, "target_inputs": max_inputs if target_inputs is None else target_inputs}
+
+
+def batching(max_batch_size: int, wait_ms: int) -> dict[str, Any]:
+    """Return the settings of batching; raises InvalidError."""
+    if not 1 <= check_count("max_batch_size", max_batch_size, 1) <= MOST_IN_BATCH:
+        raise InvalidError(f"max_batch_size must be between 1 and {MOST_IN_BATCH:,}, not {max_batch_size}")
+    if not 0 <= check_count("wait_ms", wait_ms, 0) <= LONGEST_WAIT:
+        raise InvalidError(f"wait_ms must be between 0 and {LONGEST_WAIT:,}, not {wait_ms}")
+    size = {"max_inputs": max_batch_size, "target_inputs": max_batch_size}  # a container's inputs are one batch
+    return {"max_batch_size": max_batch_size, "wait_ms": wait_ms, **size}
 
 
 def _mark(by: str, raw: Any, options: dict[str, Any]) -> Marked:

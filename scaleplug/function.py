@@ -24,6 +24,7 @@ from kombu.exceptions import EncodeError
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
+from scaleplug.concurrency import batching, check_batched, concurrency
 from scaleplug.errors import ExecutionError, InvalidError, ResourceExhausted, SerializationError
 from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
@@ -252,11 +253,12 @@ class Function(Autoscaled, Generic[P, R]):
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R]:
         """Return the function with other input concurrency and containers of its own."""
-        return self._with(concurrency_options(max_inputs, target_inputs))
+        return self._with(concurrency(max_inputs, target_inputs))
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function[P, R]:
         """Return the function with other batching and containers of its own."""
-        return self._with(batching_options(max_batch_size, wait_ms))
+        check_batched(self.raw)
+        return self._with(batching(max_batch_size, wait_ms))
 
     def _with(self, options: dict[str, Any]) -> Function[P, R]:
         if self.owner is not self:
@@ -470,16 +472,6 @@ def pool_options(*values: Any) -> dict[str, Any]:
         wanted = as_retries(given["retries"])
         given["retries"] = None if wanted is None else asdict(wanted)
     return given
-
-
-def concurrency_options(max_inputs: int, target_inputs: int | None) -> dict[str, Any]:
-    """Return the options of a variant with other concurrency."""
-    return {"max_inputs": max_inputs, "target_inputs": max_inputs if target_inputs is None else target_inputs}
-
-
-def batching_options(max_batch_size: int, wait_ms: int) -> dict[str, Any]:
-    """Return the options of a variant with other batching."""
-    return {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
 
 
 def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

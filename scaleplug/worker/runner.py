@@ -28,7 +28,7 @@ from scaleplug.pools import is_generator
 from scaleplug.serializer import Keyring, seal_failure, seal_value, shortly
 from scaleplug.settings import FunctionSettings
 from scaleplug.streams import broken
-from scaleplug.worker import streams
+from scaleplug.worker import batches, streams
 from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import Claim, Intake
 from scaleplug.worker.runs import Run
@@ -87,7 +87,10 @@ class Runner:
             return self._call(None, body, args, kwargs)
         try:
             self.check_verdict(claim, current_task.name)
-            value = self._attempt(claim, body, args, kwargs)
+            if self.settings.max_batch_size is not None:
+                value = self._attempt_batch(claim, body, args, kwargs)
+            else:
+                value = self._attempt(claim, body, args, kwargs)
         except BaseException as exc:
             told = self.fail(claim, exc)
             if told is exc:
@@ -120,6 +123,41 @@ class Runner:
             self.close_run(run)
         self.check_interrupted(run)
         return value
+
+    def _attempt_batch(self, first: Claim, body: Body, args: Any, kwargs: Any) -> Any:
+        """Run the function for an input and those that come in time to go with it; return the first one's result."""
+        assert self.intake is not None
+        members = [batches.member(body.raw, first, args, kwargs)]
+        until = first.taken + self.settings.wait_ms / 1000
+        for message in self.intake.take_batch((self.settings.max_batch_size or 1) - 1, until):
+            claim = self.intake.by_id[message["headers"]["id"]]
+            if not claim.reply:  # Celery stores its result, so it goes Celery's way, in a batch of its own
+                self.intake.requeue(claim.tag)
+                continue
+            try:
+                self.check_verdict(claim, claim.task)
+                members.append(batches.member(body.raw, claim, *batches.read(message)))
+            except Exception as exc:  # noqa: BLE001  # whatever unpickling does
+                self.fail(claim, exc)
+                self.intake.finish(claim.tag)
+        try:
+            results = self._attempt(first, body, (), batches.lists(members))
+            results = batches.check_results(first.task, results, len(members))
+        except BaseException as exc:
+            for each in members[1:]:
+                if batches.blameless(exc):
+                    self.intake.requeue(each.claim.tag)
+                    continue
+                self.fail(each.claim, exc)
+                self.intake.finish(each.claim.tag)
+            raise
+        for each, result in zip(members[1:], results[1:], strict=True):
+            if self.was_cancelled(each.claim.id):
+                self.fail(each.claim, InputCancellation())
+            else:
+                self.succeed(each.claim, result)
+            self.intake.finish(each.claim.tag)
+        return results[0]
 
     def open_run(self, claim: Claim, body: Body) -> Run:
         """Begin an input: from here on it can be interrupted."""
