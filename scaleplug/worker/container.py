@@ -115,7 +115,7 @@ class Container:
             loglevel="WARNING",
         )
         if registration.settings.concurrent:
-            self.worker.pool_cls.runner = self.runner
+            self.worker.pool.runner = self.runner
             self.runner.loop = EventLoop(registration.shown)
         self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
         if not self.sends_events:  # events need a connection of their own
