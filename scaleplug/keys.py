@@ -21,8 +21,8 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | idle:FN | zset | C by the time since when it runs nothing | scripts | controller, ps | container leaves |
 | ready:FN | zset | C by the time it got ready | scripts | controller, ps | container leaves |
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
-| container:C | hash | fn, slot, backend, requested, ready, epoch, client, pid, host, state | controller, containers | all | 1 h after it left |
-| control:C | list | orders to one container: ``cancel ID`` | callers | the container | 60 s |
+| container:C | hash | fn, slot, backend, requested, ready, epoch, client, pid, host, state, slots (inputs it was told to run at once) | controller, containers | all | 1 h after it left |
+| control:C | list | orders to one container: ``cancel ID``, ``slots N`` | callers, controller | the container | 60 s |
 | stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
 | decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |

@@ -212,6 +212,11 @@ class Store:
         """Begin a new epoch of a container's connection; 0 when it must leave."""
         return int(self._run("connect", container, function, client_id, pid, *running))
 
+    def slots(self, container: str) -> int | None:
+        """Return how many inputs a container was told to run at once, ``None`` if it wasn't."""
+        found = self.client.hget(self.keys.of("container", container), "slots")
+        return None if found is None else int(found)
+
     def begin(
         self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any]
     ) -> Claimed:
@@ -351,6 +356,10 @@ class Store:
     def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float]]) -> bool:
         """Write down (container, function, slot, backend, host, time) before each start; False without the lease."""
         return bool(self._run("started", token, *(value for row in containers for value in row)))
+
+    def set_slots(self, token: str, containers: Sequence[str], slots: int) -> bool:
+        """Tell containers how many inputs they may run at once; False without the lease."""
+        return bool(self._run("slots", token, slots, *containers))
 
     def release(self, token: str, container: str, function: str) -> bool:
         """Let an idle container go; False when it holds something or the lease is lost."""

@@ -42,6 +42,7 @@ from scaleplug.worker.runner import Body, Runner
 logger = logging.getLogger(__name__)
 
 OUR_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+CONNECTIONS = 32
 ORDER_SECONDS = 10
 """How long one wait for orders blocks in the server."""
 
@@ -131,9 +132,12 @@ class Container:
         intake = self.intake = Intake(
             self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
             slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
-            timeout=settings.timeout, give_up=self.config.reconnect_timeout,
+            timeout=settings.timeout + settings.wait_ms / 1000,  # a batch's first input waits for the others
+            give_up=self.config.reconnect_timeout,
         )  # fmt: skip
-        intake.bulk = settings.concurrent
+        intake.bulk, intake.most_slots = settings.concurrent, settings.max_inputs
+        pool = self.store.client.connection_pool
+        pool.max_connections = max(pool.max_connections, 2 * settings.max_inputs + CONNECTIONS)  # a stream takes two
         self.runner.attach(intake, self.keyring)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop

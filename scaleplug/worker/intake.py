@@ -13,6 +13,7 @@ import base64
 import contextlib
 import json
 import logging
+import operator
 import os
 import select
 import threading
@@ -20,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -33,11 +34,14 @@ from scaleplug.store import Claimed, Store
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 EXIT_NO_REDIS = 70
 EXIT_NOT_WANTED = 71
 TAKE_SECONDS = 10
 """How long one BLMOVE waits in the server: an idle container sends one command in that time."""
 COLD_SECONDS = 0.1
+DOORS = 16
+"""So many threads hand something back at once: each takes a connection."""
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 JSON_TYPES = ("application/json", "application/x-json")
 
@@ -153,6 +157,9 @@ class Intake:
         self._lost_since = 0.0
         self.bulk = False
         """Whether to take several messages at once: where several inputs run at once."""
+        self.most_slots = slots
+        self._connecting = threading.RLock()  # held while a new epoch begins
+        self._door = threading.BoundedSemaphore(DOORS)
         self._link: Any = None
         self._client_id = 0
         self._asked = 0.0
@@ -173,13 +180,16 @@ class Intake:
         link.send_command("CLIENT", "ID")
         client_id = int(link.read_response())
         self._end_old_link()
-        epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
-        if not epoch:
-            link.disconnect()
-            raise NotWantedError
-        self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
-        for claim in self.claims.values():
-            claim.epoch = epoch
+        with self._connecting:
+            epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
+            if not epoch:
+                link.disconnect()
+                raise NotWantedError
+            self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
+            for claim in list(self.claims.values()):
+                claim.epoch = epoch
+        if self.bulk and epoch > 1:
+            self.set_slots(self.store.slots(self.container) or self.slots)  # an order may have been lost
 
     def _end_old_link(self) -> None:
         # A take that still waits in the server under the old connection must not fire after the new epoch began.
@@ -221,7 +231,7 @@ class Intake:
             return self._claimed.popleft()
         if self.draining:
             return None
-        if len(self.claims) >= self.slots:
+        if len(self.claims) >= self.slots and not self._asked:  # what was asked for is taken, whatever it comes to
             self._sleep([], timeout)
             return None
         try:
@@ -323,8 +333,8 @@ class Intake:
         return None if raw is None else bytes(raw)
 
     def set_slots(self, slots: int) -> None:
-        """Change how many inputs run at once; those that run go on."""
-        self.slots = slots
+        """Change how many inputs run at once, up to ``most_slots``; those that run go on."""
+        self.slots = max(1, min(slots, self.most_slots))
         self.wake()
 
     def _claim(self, raw: bytes) -> dict[str, Any] | None:
@@ -379,24 +389,40 @@ class Intake:
     def finish_many(self, claims: Sequence[Claim]) -> None:
         """Acknowledge inputs that have ended, in one step; one that is put off goes when Celery says so."""
         ended = [claim for claim in claims if claim.retry_in is None and claim.tag in self.claims]
-        if not ended:
-            return
-        seconds = [self._seconds(claim) for claim in ended]
-        owned: list[bool] = []
+        left = [(claim, self._seconds(claim)) for claim in ended]
 
         def finish() -> None:
-            owned[:] = self.store.finish_many(
-                self.container, self.function,
-                [(c.epoch, c.id, s, c.failed, c.reply, c.outcome) for c, s in zip(ended, seconds, strict=True)],
-            )  # fmt: skip
+            epochs = [claim.epoch for claim, _ in left]
+            rows = [(e, c.id, s, c.failed, c.reply, c.outcome) for e, (c, s) in zip(epochs, left, strict=True)]
+            owned = self.store.finish_many(self.container, self.function, rows)
+            left[:] = [
+                each
+                for each, epoch, ours in zip(left, epochs, owned, strict=True)
+                if not ours and not self._is_current(each[0], epoch)
+            ]
 
         try:
-            self._insist(finish)
+            while left:
+                self._insist(finish)
         finally:
             for claim in ended:
                 self._drop(claim)
-        for claim in (c for c, ours in zip(ended, owned, strict=False) if not ours):
+
+    def under_epoch(self, claim: Claim, action: Callable[[int], T], refused: Callable[[T], bool]) -> T:
+        """Do what is refused under an old epoch, with the claim's; again, if a new one has begun meanwhile."""
+        while True:
+            epoch = claim.epoch
+            result = action(epoch)
+            if not refused(result) or self._is_current(claim, epoch, told=False):
+                return result
+
+    def _is_current(self, claim: Claim, epoch: int, *, told: bool = True) -> bool:
+        """Return whether a claim that was not found under ``epoch`` isn't under another: then it is lost."""
+        with self._connecting:
+            current = claim.epoch == epoch
+        if current and told:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
+        return current
 
     def _seconds(self, claim: Claim) -> float | None:
         """Return how long an input took, ``None`` where that is no guide."""
@@ -409,14 +435,16 @@ class Intake:
 
     def _finish(self, claim: Claim) -> None:
         seconds = self._seconds(claim)
-        where = (self.container, claim.epoch, self.function, claim.id)
-        if claim.retry_in is not None:
-            owned = self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
-        else:
-            owned = self.store.finish(
+
+        def finish(epoch: int) -> bool:
+            where = (self.container, epoch, self.function, claim.id)
+            if claim.retry_in is not None:
+                return self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
+            return self.store.finish(
                 *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome
             )
-        if not owned:
+
+        if not self.under_epoch(claim, finish, operator.not_):
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
 
     def fail(self, tag: str, error: Exception) -> bool:
@@ -434,21 +462,30 @@ class Intake:
         if claim is None:
             return
         try:
-            self._insist(lambda: self.store.requeue(self.container, claim.epoch, self.function, claim.id))
+            self._insist(
+                lambda: self.under_epoch(
+                    claim, lambda e: self.store.requeue(self.container, e, self.function, claim.id), operator.not_
+                )
+            )
         finally:
             self._drop(claim)
 
     def owns(self, claim: Claim) -> bool:
         """Return whether this container still owns an input."""
         owned: list[bool] = []
-        self._insist(lambda: owned.append(self.store.owns(self.container, claim.epoch, claim.id)))
+        self._insist(
+            lambda: owned.append(
+                self.under_epoch(claim, lambda e: self.store.owns(self.container, e, claim.id), operator.not_)
+            )
+        )
         return owned[-1]
 
     def _insist(self, action: Callable[[], object]) -> None:
         """Do it until Redis has answered; what can't be reached for too long ends the process."""
         while True:
             try:
-                action()
+                with self._door:
+                    action()
             except LOST as exc:
                 logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
                 if threading.get_ident() == self._consumer:
