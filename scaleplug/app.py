@@ -20,7 +20,7 @@ from scaleplug.abc import Caller
 from scaleplug.call import Method
 from scaleplug.client import RedisCaller
 from scaleplug.cls import Cls
-from scaleplug.concurrency import unmark
+from scaleplug.concurrency import together, unmark
 from scaleplug.deployment import Deployment, deploy, put_code, seal_code
 from scaleplug.deployment import find as find_deployment
 from scaleplug.entrypoint import LocalEntrypoint
@@ -227,6 +227,7 @@ class App:
 
     def _add_class(self, raw: Any, settings: FunctionSettings, serialized: bool) -> Cls[Any]:
         raw, options = unmark(raw)
+        options = together(raw, options)
         if options:
             settings = with_options(settings, options)
         if not inspect.isclass(raw):

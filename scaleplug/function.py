@@ -24,7 +24,7 @@ from kombu.exceptions import EncodeError
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
-from scaleplug.concurrency import batching, check_batched, concurrency
+from scaleplug.concurrency import batching, check_apart, check_batched, concurrency
 from scaleplug.errors import ExecutionError, InvalidError, ResourceExhausted, SerializationError
 from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
@@ -253,12 +253,16 @@ class Function(Autoscaled, Generic[P, R]):
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R]:
         """Return the function with other input concurrency and containers of its own."""
-        return self._with(concurrency(max_inputs, target_inputs))
+        options = concurrency(max_inputs, target_inputs)
+        check_apart(with_options(self.settings, self.options), options)
+        return self._with(options)
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function[P, R]:
         """Return the function with other batching and containers of its own."""
         check_batched(self.raw)
-        return self._with(batching(max_batch_size, wait_ms))
+        options = batching(max_batch_size, wait_ms)
+        check_apart(with_options(self.settings, self.options), options)
+        return self._with(options)
 
     def _with(self, options: dict[str, Any]) -> Function[P, R]:
         if self.owner is not self:

@@ -136,7 +136,11 @@ class FunctionSettings:
         if not isinstance(self.single_use_containers, bool):
             raise InvalidError(f"single_use_containers must be True or False, not {self.single_use_containers!r}")
         if self.single_use_containers and self.max_inputs > 1:
-            raise InvalidError(f"max_inputs must be 1 with single_use_containers=True, not {self.max_inputs}")
+            what = "@concurrent" if self.max_batch_size is None else "@batched"
+            raise InvalidError(
+                f"single_use_containers=True lets a container run one input, and {what} up to {self.max_inputs}: "
+                "take one of them away"
+            )
 
     def retry_delay(self, retried: int) -> float | None:
         """Return the seconds until a failed input runs again that has been retried so often, ``None`` for never."""

@@ -327,8 +327,13 @@ class Intake:
         """Take within so many seconds, or not at all: nothing may arrive while a batch runs."""
         transit = self.store.keys.transit(self.container, self.epoch)
         self._link.send_command("BLMOVE", self.queue, transit, "RIGHT", "LEFT", f"{max(seconds, 0.001):.3f}")
-        if not select.select([self._link._sock], [], [], seconds + 5)[0]:  # noqa: SLF001  # as in _wait
-            raise RedisConnectionError("no answer to a take")
+        deadline = time.monotonic() + seconds + 5
+        while not self._sleep([self._link._sock], deadline - time.monotonic()):  # noqa: SLF001  # as in _wait
+            if self.draining:
+                self._asked = time.monotonic()  # what still comes is given back when the container leaves
+                return None
+            if time.monotonic() >= deadline:
+                raise RedisConnectionError("no answer to a take")
         raw = self._link.read_response(disable_decoding=True)
         return None if raw is None else bytes(raw)
 

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import logging
 import signal
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -69,7 +68,10 @@ class Runner:
         self.on_run: Callable[[], object] = lambda: None
         """Called when an input has begun."""
         self._own_loop: asyncio.Runner | None = None
-        self._cancelled: deque[str] = deque(maxlen=ORDERS_KEPT)
+        self._cancelled: dict[str, None] = {}
+        self._orders_kept = ORDERS_KEPT + 2 * settings.max_inputs
+        self._batch: dict[str, Claim] = {}
+        """The inputs of the batch that runs, but for those that were cancelled."""
         self._main_run: Run | None = None
         self.__name__ = "function"
 
@@ -127,23 +129,13 @@ class Runner:
     def _attempt_batch(self, first: Claim, body: Body, args: Any, kwargs: Any) -> Any:
         """Run the function for an input and those that come in time to go with it; return the first one's result."""
         assert self.intake is not None
-        members = [batches.member(body.raw, first, args, kwargs)]
-        until = first.taken + self.settings.wait_ms / 1000
-        for message in self.intake.take_batch((self.settings.max_batch_size or 1) - 1, until):
-            claim = self.intake.by_id[message["headers"]["id"]]
-            if not claim.reply:  # Celery stores its result, so it goes Celery's way, in a batch of its own
-                self.intake.requeue(claim.tag)
-                continue
-            try:
-                self.check_verdict(claim, claim.task)
-                members.append(batches.member(body.raw, claim, *batches.read(message)))
-            except Exception as exc:  # noqa: BLE001  # whatever unpickling does
-                self.fail(claim, exc)
-                self.intake.finish(claim.tag)
+        members = [batches.member(body.raw, first, args, kwargs), *self._gather(first, body)]
         try:
+            self._batch = {each.claim.id: each.claim for each in members}
             results = self._attempt(first, body, (), batches.lists(members))
             results = batches.check_results(first.task, results, len(members))
         except BaseException as exc:
+            self._batch = {}
             for each in members[1:]:
                 if batches.blameless(exc):
                     self.intake.requeue(each.claim.tag)
@@ -151,6 +143,7 @@ class Runner:
                 self.fail(each.claim, exc)
                 self.intake.finish(each.claim.tag)
             raise
+        self._batch = {}
         for each, result in zip(members[1:], results[1:], strict=True):
             if self.was_cancelled(each.claim.id):
                 self.fail(each.claim, InputCancellation())
@@ -158,6 +151,29 @@ class Runner:
                 self.succeed(each.claim, result)
             self.intake.finish(each.claim.tag)
         return results[0]
+
+    def _gather(self, first: Claim, body: Body) -> list[batches.Member]:
+        """Return the inputs that come in time to go with the first one; one that a crash is known of goes alone."""
+        assert self.intake is not None
+        if first.attempt > 1:
+            return []
+        members: list[batches.Member] = []
+        until = first.taken + self.settings.wait_ms / 1000
+        for message in self.intake.take_batch((self.settings.max_batch_size or 1) - 1, until):
+            claim = self.intake.by_id[message["headers"]["id"]]
+            # Where Celery stores the result it goes Celery's way, in a batch of its own; after a crash, too.
+            if not claim.reply or claim.attempt > 1 or claim.task != first.task:
+                self.intake.requeue(claim.tag)
+                continue
+            try:
+                if self.was_cancelled(claim.id):
+                    raise InputCancellation
+                self.check_verdict(claim, claim.task)
+                members.append(batches.member(body.raw, claim, *batches.read(message)))
+            except (Exception, InputCancellation) as exc:  # noqa: BLE001  # whatever unpickling does
+                self.fail(claim, exc)
+                self.intake.finish(claim.tag)
+        return members
 
     def open_run(self, claim: Claim, body: Body) -> Run:
         """Begin an input: from here on it can be interrupted."""
@@ -314,10 +330,22 @@ class Runner:
 
     def cancel(self, input_id: str) -> None:
         """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
-        self._cancelled.append(input_id)  # first: the order may come before the input, which Redis has given already
-        run = self.runs.get(input_id)
+        self._cancelled[input_id] = None  # first: the order may come before the input, which Redis has given already
+        while len(self._cancelled) > self._orders_kept:
+            del self._cancelled[next(iter(self._cancelled))]
+        run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
         if run is not None:
             run.interrupt("cancel")
+
+    def _leave_batch(self, input_id: str) -> Run | None:
+        """Take an input out of the batch that runs, and return the run if nobody is left who wants a result."""
+        claim, run = self._batch.pop(input_id, None), self._main_run
+        if claim is None or run is None or not self._batch:
+            return run
+        assert self.intake is not None
+        self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while its batch ran"))
+        self.intake.finish(claim.tag)
+        return None
 
     def was_cancelled(self, input_id: str) -> bool:
         """Return whether the order to cancel an input has come already."""
