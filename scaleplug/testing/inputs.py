@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -96,6 +97,8 @@ class LocalInput:
     orders: Orders = field(default_factory=Orders)
     task: asyncio.Task[Any] | None = None  # runs it, when it is async
     window: Window | None = None  # of a generator function
+    made_at: float = field(default_factory=time.monotonic)
+    batch: list[LocalInput] | None = None  # those it runs with
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,17 @@ def read(message: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def member(raw: Callable[..., Any], claim: Claim, args: Sequence[Any], kwargs: dict[str, Any]) -> Member:
     """Return an input as a member of a batch; raises the TypeError of a plain call."""
-    return Member(claim, dict(inspect.signature(raw).bind(*args, **kwargs).arguments))
+    return Member(claim, by_name(raw, args, kwargs))
 
 
-def lists(members: Sequence[Member]) -> dict[str, list[Any]]:
-    """Return a list for every parameter, in the order of the members."""
-    return {name: [each.arguments[name] for each in members] for name in members[0].arguments}
+def by_name(raw: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by parameter name; raises TypeError."""
+    return dict(inspect.signature(raw).bind(*args, **kwargs).arguments)
+
+
+def lists(calls: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return a list for every parameter, in the order of the calls."""
+    return {name: [call[name] for call in calls] for name in calls[0]}
 
 
 def check_results(task: str, results: Any, size: int) -> list[Any]:

@@ -328,7 +328,7 @@ class Intake:
         transit = self.store.keys.transit(self.container, self.epoch)
         self._link.send_command("BLMOVE", self.queue, transit, "RIGHT", "LEFT", f"{max(seconds, 0.001):.3f}")
         deadline = time.monotonic() + seconds + 5
-        while not self._sleep([self._link._sock], deadline - time.monotonic()):  # noqa: SLF001  # as in _wait
+        while not self._sleep([self._link._sock], max(0.0, deadline - time.monotonic())):  # noqa: SLF001  # as in _wait
             if self.draining:
                 self._asked = time.monotonic()  # what still comes is given back when the container leaves
                 return None

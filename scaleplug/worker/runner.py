@@ -132,7 +132,7 @@ class Runner:
         members = [batches.member(body.raw, first, args, kwargs), *self._gather(first, body)]
         try:
             self._batch = {each.claim.id: each.claim for each in members}
-            results = self._attempt(first, body, (), batches.lists(members))
+            results = self._attempt(first, body, (), batches.lists([each.arguments for each in members]))
             results = batches.check_results(first.task, results, len(members))
         except BaseException as exc:
             self._batch = {}
