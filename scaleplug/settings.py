@@ -152,6 +152,11 @@ class FunctionSettings:
         return self.max_inputs > 1 and self.max_batch_size is None
 
     @property
+    def green(self) -> bool:
+        """Whether inputs run in green threads, in processes of which sockets and sleeps are patched."""
+        return self.pool == "eventlet" and self.concurrent
+
+    @property
     def start_limit(self) -> float:
         """Seconds a container may take to get ready (``timeout`` where ``startup_timeout`` isn't set)."""
         return self.timeout if self.startup_timeout is None else self.startup_timeout

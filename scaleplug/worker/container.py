@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from importlib import import_module
 from typing import Any
 
 from celery import Celery, signals, states
@@ -31,7 +32,7 @@ from scaleplug.pools import unpack
 from scaleplug.registry import Registration
 from scaleplug.serializer import NAME, Keyring
 from scaleplug.server import connect
-from scaleplug.settings import Config
+from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
 from scaleplug.worker.event_loop import EventLoop
@@ -79,6 +80,12 @@ class _Worker(WorkController):  # type: ignore[misc]
         self.app.finalize()
 
 
+def _pool_of(settings: FunctionSettings) -> Any:
+    if settings.green:
+        return import_module("scaleplug.worker.green_pool").GreenPool
+    return ConcurrentPool if settings.concurrent else SoloPool
+
+
 class Container:
     """The worker of one function, started as far as it goes without a connection."""
 
@@ -104,7 +111,7 @@ class Container:
             app=app,
             hostname="scaleplug@container",  # the real one comes after the fork
             queues=[self.keys.queue(registration.function)],
-            pool=ConcurrentPool if registration.settings.concurrent else SoloPool,
+            pool=_pool_of(registration.settings),
             concurrency=registration.settings.max_inputs,
             prefetch_multiplier=1,
             consumer_cls=_Consumer,
@@ -117,7 +124,7 @@ class Container:
         )
         if registration.settings.concurrent:
             self.worker.pool.runner = self.runner
-            self.runner.loop = EventLoop(registration.shown)
+            self.runner.loop = None if registration.settings.green else EventLoop(registration.shown)
         self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
         if not self.sends_events:  # events need a connection of their own
             self.worker.blueprint.start(self.worker)

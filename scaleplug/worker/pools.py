@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
-from celery import signals
+from celery import signals, states
 from celery.concurrency import solo
 from celery.concurrency import thread as threads
 from kombu.serialization import loads
@@ -19,9 +20,29 @@ from kombu.serialization import loads
 from scaleplug.worker.intake import Claim
 from scaleplug.worker.runner import Body, Runner
 
+logger = logging.getLogger(__name__)
+
 ENDS_AT_ONCE = 200
 """So many inputs are handed back in one step."""
 LOOK_SECONDS = 0.2
+
+
+def watch(runner: Runner, work: threading.Event) -> None:
+    """Interrupt what has run too long, and look whether the loop gets on; idle until ``work`` is set.
+
+    What resists is ended from outside, with its container.
+    """
+    while True:
+        work.wait()
+        work.clear()
+        while runs := list(runner.runs.values()):
+            now = time.monotonic()
+            for run in runs:
+                if run.deadline is not None and run.deadline <= now:
+                    run.interrupt("overdue")
+            if runner.loop is not None:
+                runner.loop.check()
+            time.sleep(LOOK_SECONDS)
 
 
 class SoloPool(solo.TaskPool):  # type: ignore[misc]  # Celery has no types
@@ -102,9 +123,12 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         try:
             content, content_type, encoding = payload
             args, kwargs, _ = loads(content, content_type, encoding, accept={content_type})
+            self._tell(signals.task_prerun, claim, args=args, kwargs=kwargs)
             value = await self.runner.run_async(claim, body, args, kwargs)
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
             error = exc
+        state = states.SUCCESS if error is None else states.FAILURE
+        self._tell(signals.task_postrun, claim, args=(), kwargs={}, retval=value, state=state)
         self._ended.put(_End(claim, value, error, callback, time.monotonic() - begun))
 
     # -- handing back ----------------------------------------------------------------------------------------------
@@ -113,7 +137,7 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         if not self._started:
             self._started = True
             threading.Thread(target=self._hand_back_all, daemon=True, name="scaleplug-ends").start()
-            threading.Thread(target=self._watch, daemon=True, name="scaleplug-watch").start()
+            threading.Thread(target=watch, args=(self.runner, self._work), daemon=True, name="scaleplug-watch").start()
             self.runner.on_run = self._work.set
 
     def _hand_back_all(self) -> None:
@@ -140,31 +164,27 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         assert self.runner.intake is not None
         self.runner.intake.finish_many([end.claim for end in ends])
         for end, error in zip(ends, told, strict=True):
-            if error is None:
-                end.callback((0, None, end.seconds))
-            else:
-                info = ExceptionInfo((type(error), error, error.__traceback__))
-                end.callback((1, info, end.seconds))
+            try:
+                end.callback((0, None, end.seconds) if error is None else (1, _raised(error), end.seconds))
+            except Exception:  # a receiver of Celery's signals, say
+                logger.exception("Celery could not be told how input %s ended", end.claim.id)
+                self.runner.intake.finish(end.claim.tag)
 
-    def _watch(self) -> None:
-        """Interrupt what has run too long, and look whether the loop gets on; idle while nothing runs.
-
-        What resists is ended from outside, with its container.
-        """
-        while True:
-            self._work.wait()
-            self._work.clear()
-            while runs := list(self.runner.runs.values()):
-                now = time.monotonic()
-                for run in runs:
-                    if run.deadline is not None and run.deadline <= now:
-                        run.interrupt("overdue")
-                if self.runner.loop is not None:
-                    self.runner.loop.check()
-                time.sleep(LOOK_SECONDS)
+    def _tell(self, signal: Any, claim: Claim, **values: Any) -> None:
+        """Send one of the signals that Celery sends around each task, if anybody hears it."""
+        if signal.receivers:
+            task = self.app.tasks[claim.task]
+            signal.send(sender=task, task_id=claim.id, task=task, **values)
 
     def on_stop(self) -> None:
         """Wait for what is under way; the container's grace limits that from outside."""
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way)
         super().on_stop()
+
+
+def _raised(error: BaseException) -> ExceptionInfo:
+    try:
+        raise error
+    except BaseException:  # noqa: BLE001  # it has a traceback now
+        return ExceptionInfo()

@@ -67,6 +67,8 @@ class Runner:
         self.runs: dict[str, Run] = {}
         self.on_run: Callable[[], object] = lambda: None
         """Called when an input has begun."""
+        self.killer: Callable[[], Callable[[], object]] | None = None
+        """Returns what interrupts the current green thread, where inputs run in such."""
         self._own_loop: asyncio.Runner | None = None
         self._cancelled: dict[str, None] = {}
         self._orders_kept = ORDERS_KEPT + 2 * settings.max_inputs
@@ -177,7 +179,7 @@ class Runner:
 
     def open_run(self, claim: Claim, body: Body) -> Run:
         """Begin an input: from here on it can be interrupted."""
-        run = Run(claim, body.is_async)
+        run = Run(claim, body.is_async, kill=self.killer() if self.killer is not None else None)
         if not run.in_main_thread:  # one of several in this container: the others should not have to go with it
             run.deadline = claim.taken + self.settings.timeout
         self.runs[claim.id] = run

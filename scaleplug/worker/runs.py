@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ class Run:
     task: asyncio.Task[Any] | None = None
     deadline: float | None = None
     """Monotonic time at which it is interrupted from inside; ``None`` where it is only killed from outside."""
+    kill: Callable[[], object] | None = None
+    """What interrupts it in a green thread."""
     _gate: threading.Lock = field(default_factory=threading.Lock)
     _open: bool = True
     _sent: bool = False
@@ -45,6 +48,8 @@ class Run:
                 self.task.get_loop().call_soon_threadsafe(self.task.cancel)
             elif self.is_async:
                 return  # its task is about to begin, and looks at the verdict
+            elif self.kill is not None:
+                self.kill()
             elif self.in_main_thread:
                 signal.pthread_kill(self.thread, signal.SIGUSR1)
             else:

@@ -17,6 +17,16 @@ app = App("concurrency")
 AT_ONCE = 5
 
 
+def touch(folder: str, name: str) -> None:
+    """Leave a file."""
+    Path(folder, name).touch()
+
+
+def count(folder: str, pattern: str) -> int:
+    """Count files."""
+    return len(list(Path(folder).glob(pattern)))
+
+
 def begin(folder: str, name: object) -> None:
     """Leave a file, and wait until the test says go."""
     Path(folder, f"begun-{name}").touch()
@@ -25,9 +35,9 @@ def begin(folder: str, name: object) -> None:
 
 async def async_begin(folder: str, name: object) -> None:
     """Do the same without blocking the loop."""
-    Path(folder, f"begun-{name}").touch()
+    touch(folder, f"begun-{name}")
     deadline = time.monotonic() + DEADLINE
-    while not Path(folder, "go").exists():
+    while not count(folder, "go"):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
 
@@ -51,11 +61,10 @@ async def in_a_loop(folder: str, x: int) -> tuple[int, str | None, int]:
 @app.function(max_containers=1)
 async def one_at_a_time(folder: str, x: int) -> int:
     """Return how many others run: none."""
-    place = Path(folder, f"here-{x}")
-    place.touch()
+    touch(folder, f"began-{x}")
     await asyncio.sleep(0.02)
-    others = len(list(Path(folder).glob("here-*"))) - 1
-    place.unlink()
+    others = count(folder, "began-*") - count(folder, "ended-*") - 1
+    touch(folder, f"ended-{x}")
     return others
 
 
@@ -80,7 +89,7 @@ async def may_be_late_async(folder: str, x: int, seconds: float) -> int:
     try:
         await asyncio.sleep(seconds)
     except asyncio.CancelledError:
-        Path(folder, f"interrupted-{x}").touch()
+        touch(folder, f"interrupted-{x}")
         raise
     return x
 
