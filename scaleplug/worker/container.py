@@ -143,6 +143,8 @@ class Container:
             give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         intake.bulk, intake.most_slots = settings.concurrent, settings.max_inputs
+        if settings.concurrent and self.config.max_attempts > 1:
+            intake.last_attempt = self.config.max_attempts
         pool = self.store.client.connection_pool
         pool.max_connections = max(pool.max_connections, 2 * settings.max_inputs + CONNECTIONS)  # a stream takes two
         self.runner.attach(intake, self.keyring)
@@ -213,6 +215,7 @@ class Container:
         try:
             loops.synloop(*consumer.loop_args())
         except SystemExit as exc:  # WorkerShutdown
+            intake.stop_taking()
             worker.stop(exitcode=exc.code)
         except Exception:
             logger.critical("the container can't go on", exc_info=True)

@@ -158,6 +158,9 @@ class Intake:
         self.bulk = False
         """Whether to take several messages at once: where several inputs run at once."""
         self.most_slots = slots
+        self.last_attempt = 0
+        """The attempt that an input has to itself, where several run at once; 0 for none."""
+        self._keeps_free = False
         self._connecting = threading.RLock()  # held while a new epoch begins
         self._door = threading.BoundedSemaphore(DOORS)
         self._link: Any = None
@@ -231,7 +234,7 @@ class Intake:
             return self._claimed.popleft()
         if self.draining:
             return None
-        if len(self.claims) >= self.slots and not self._asked:  # what was asked for is taken, whatever it comes to
+        if (len(self.claims) >= self.slots or self._leave_alone()) and not self._asked:  # an answer is always awaited
             self._sleep([], timeout)
             return None
         try:
@@ -276,12 +279,32 @@ class Intake:
 
     def _claim_with_others(self, raw: bytes) -> dict[str, Any] | None:
         """Claim a message, and as many more as there are and fit: one step for all of them costs little."""
-        message = self._claim(raw)
-        free = self.slots - len(self.claims)
-        if free <= 0 or message is None or not self.bulk:
+        message, alone = self._claim(raw), self._keeps_free
+        self._keeps_free = False
+        if message is None or not self.bulk:
             return message
-        self._claimed.extend(self._claim_many(self.store.take_many(self.container, self.epoch, self.function, free)))
+        if not self._may_run(message):
+            return None
+        free = self.slots - len(self.claims)
+        if free > 0 and not alone and not self._leave_alone():
+            more = self._claim_many(self.store.take_many(self.container, self.epoch, self.function, free))
+            self._claimed.extend(each for each in more if self._may_run(each))
         return message
+
+    def _may_run(self, message: dict[str, Any]) -> bool:
+        """Put an input back that is on its last attempt, unless it is alone: its crash must not take others along."""
+        claim = self.claims[message["properties"]["delivery_tag"]]
+        if not self.last_attempt or claim.attempt < self.last_attempt or len(self.claims) == 1:
+            return True
+        self._keeps_free = True  # for it, or another like it
+        self.requeue(claim.tag)
+        return False
+
+    def _leave_alone(self) -> bool:
+        """Return whether nothing more is to run now: an input has the container to itself, or is about to."""
+        if not self.last_attempt or not self.claims:
+            return False
+        return self._keeps_free or any(c.attempt >= self.last_attempt for c in list(self.claims.values())[:1])
 
     def _claim_many(self, raws: Sequence[bytes]) -> list[dict[str, Any]]:
         """Claim messages that were taken into the transit list, in their order."""
@@ -515,6 +538,14 @@ class Intake:
         self.wake()
         if not self.claims:
             self.on_idle()
+
+    def stop_taking(self) -> None:
+        """Give back what was taken and has not begun; what runs goes on."""
+        while self._claimed:
+            self.requeue(self._claimed.popleft()["properties"]["delivery_tag"])
+        if self._asked and self.claims:  # a message that still comes would wait here for what runs
+            with contextlib.suppress(NotWantedError, *LOST, RedisError):
+                self.connect()
 
     def leave(self, reason: str) -> None:
         """Give back what is left and sign off."""
