@@ -22,7 +22,6 @@ import cloudpickle
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
-from scaleplug.app import known_functions, use_twin
 from scaleplug.client import reason_error
 from scaleplug.errors import (
     ExecutionError,
@@ -33,6 +32,7 @@ from scaleplug.errors import (
     NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.here import known_functions, use_twin
 from scaleplug.pools import with_options
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config

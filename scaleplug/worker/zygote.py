@@ -31,7 +31,8 @@ from typing import Any
 import cloudpickle
 
 from scaleplug.abc import StartRequest
-from scaleplug.app import App, find_app, importing
+from scaleplug.app import App
+from scaleplug.here import find_app, importing
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, use_config
