@@ -53,6 +53,10 @@ class ContainerExit:
     """Whether it had been asked to leave."""
 
 
+EXIT_OUTDATED = 72
+"""Exit status of a container that was asked for newer code than it has."""
+
+
 class ContainerBackend(Protocol):
     """Starts and stops containers and knows, not guesses, when one is gone."""
 
@@ -99,6 +103,9 @@ class Look:
 
 class Caller(Protocol):
     """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests."""
+
+    met: dict[str, Any]
+    """What was called through it and is known where it sends to, by the name of its pool."""
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""

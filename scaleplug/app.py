@@ -23,7 +23,7 @@ from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError
 from scaleplug.function import Function, check_signature, make_task
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner
-from scaleplug.registry import Registration, Source, lookup
+from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.schedules import Schedule, check_schedule
 from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
@@ -290,19 +290,30 @@ class App:
                 "run the code inside scaleplug.testing.local(), or turn it off"
             )
         caller = self.caller()
-        if isinstance(caller, RedisCaller):
-            known = caller.store.registered
-            if again or known.get(owner.full_name) is not owner:
+        known = caller.met.get(owner.full_name)
+        if again or known is None or known.made_of != owner.made_of:
+            if isinstance(caller, RedisCaller):
                 make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
-                known[owner.full_name] = owner
+            caller.met[owner.full_name] = owner
         return caller
 
     def look_up(self, name: str) -> Registration:
         """Return the registration of a function or class; raises NotFoundError."""
         caller = self.caller()
-        if not isinstance(caller, RedisCaller):
-            raise ExecutionError("this app runs in a test twin, which has no registry")
-        return lookup(caller.store, caller.keyring, self.name, name)
+        if isinstance(caller, RedisCaller):
+            return lookup(caller.store, caller.keyring, self.name, name)
+        registration = self.find_here(name).registration()
+        assert registration is not None
+        return registration
+
+    def find_here(self, name: str) -> Function[Any, Any] | Cls[Any]:
+        """Return the function or class that this process's App of the same name has; raises NotFoundError."""
+        app = here.find_app(self.name)
+        made = None if app is None else app.named(name)
+        if made is None:
+            ours = [*app.functions, *app.classes] if app is not None else []
+            raise not_found(self.name, name, ours, [a.name for a in here.known_apps()])
+        return made
 
     # -- deployments -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -13,9 +12,9 @@ from typing import Any
 from redis.lock import Lock
 
 from scaleplug.errors import ConfigurationError, InvalidError, NotFoundError, SerializationError, did_you_mean
-from scaleplug.pools import Owner, rebased
+from scaleplug.pools import Owner, code_version, pickled_code, rebased
 from scaleplug.registry import Registration, lookup
-from scaleplug.serializer import CODE, REGISTRY, Keyring, pickle
+from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
 
 LOCK_SECONDS = 30.0
@@ -159,6 +158,7 @@ def _registrations(
             )
         version = str(number)
         if registration.serialized:
+            pickled_code(owner, anew=True)
             version, sealed = seal_code(keyring, owner)
             codes[owner.full_name] = (version, sealed)
         made[owner.full_name] = replace(registration, version=version, deployed=True)
@@ -191,9 +191,9 @@ def _pools(
 
 
 def seal_code(keyring: Keyring, owner: Owner) -> tuple[str, bytes]:
-    """Return a digest of the code that travels pickled, and the code, sealed."""
-    pickled = pickle(owner.code(), f"the code of {owner.base_name}")
-    return hashlib.sha256(pickled).hexdigest()[:12], keyring.seal(CODE, owner.base_name, pickled)
+    """Return the version of code that travels pickled, and the code, sealed."""
+    pickled = pickled_code(owner)
+    return code_version(owner), keyring.seal(CODE, owner.base_name, pickled)
 
 
 def put_code(store: Store, name: str, version: str, sealed: bytes) -> None:

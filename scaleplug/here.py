@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -19,6 +20,7 @@ from scaleplug.store import require_url
 
 if TYPE_CHECKING:
     from scaleplug.app import App
+    from scaleplug.cls import BoundMethod
     from scaleplug.function import Function
 
 lock = threading.RLock()
@@ -59,6 +61,12 @@ def known_functions() -> list[Function[Any, Any]]:
     return [function for app in known_apps() for function in app.functions.values()]
 
 
+def known_methods() -> list[BoundMethod[Any, Any]]:
+    """Return the methods of all this process's classes, of the objects with the parameters' defaults."""
+    classes = [cls for app in known_apps() for cls in app.classes.values()]
+    return [cls.task(name).function for cls in classes for name in cls.methods]
+
+
 # -- what carries their calls --------------------------------------------------------------------------------------
 
 
@@ -72,9 +80,16 @@ def caller_for(config: Config) -> Caller:
             for stale in [k for k in _callers if k[0] != os.getpid()]:
                 del _callers[stale]  # this process was forked: it needs connections and an inbox of its own
             made = RedisCaller(config)
+            made.store.inside, made.store.register_again = _served, partial(_register_again, made)
             use_keyring(made.keyring)
             caller = _callers[key] = made
         return caller
+
+
+def _register_again(caller: RedisCaller, function: str) -> None:
+    owner: Any = caller.store.registered.get(function)
+    if owner is not None:
+        owner.app.ready_for_calls(owner, again=True)
 
 
 def forget_callers(redis_url: str | None, *, lost: str = "") -> None:

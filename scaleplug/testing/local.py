@@ -23,6 +23,7 @@ import cloudpickle
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.client import reason_error
+from scaleplug.cls import BoundMethod, Cls
 from scaleplug.errors import (
     ExecutionError,
     FunctionTimeoutError,
@@ -32,8 +33,7 @@ from scaleplug.errors import (
     NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
-from scaleplug.here import known_functions, use_twin
-from scaleplug.pools import with_options
+from scaleplug.here import known_functions, known_methods, use_twin
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
@@ -53,6 +53,7 @@ from scaleplug.testing.inputs import (
     noted,
     own_frames_off,
 )
+from scaleplug.testing.objects import Objects
 from scaleplug.transport import exhausted
 
 LEAVE_SECONDS = 1.0
@@ -81,6 +82,9 @@ class LocalRun:
         self._next_deadline: float | None = None
         self._overrides: dict[str, dict[str, Any]] = {}
         self._ended = False
+        self.met: dict[str, Any] = {}
+        self._known: dict[Any, AnyFunction] = {}
+        self._objects = Objects(self._load_class)
 
     # -- what a test asks and tells --------------------------------------------------------------------------------
 
@@ -88,20 +92,20 @@ class LocalRun:
         """Return the inputs sent to a function so far, oldest first; a name may be ``"f"`` or ``"app.f"``."""
         name = self._name(function)
         with self._lock:
-            made = [(item.payload, item.runs) for item in self._made if item.function.full_name == name]
+            made = [(item.payload, item.runs) for item in self._made if item.function.input_name == name]
         return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
 
     def pending(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function wait for a thread."""
         name = self._name(function)
         with self._lock:
-            return sum(len(queue) for known, queue in self._queues.items() if known.full_name == name)
+            return sum(len(queue) for known, queue in self._queues.items() if known.input_name == name)
 
     def running(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function run."""
         name = self._name(function)
         with self._lock:
-            return sum(1 for item in self._running if item.function.full_name == name)
+            return sum(1 for item in self._running if item.function.input_name == name)
 
     def replace(self, function: AnyFunction | str, stub: Callable[..., Any]) -> None:
         """Run ``stub`` in place of a function's own code; it may be async."""
@@ -144,7 +148,7 @@ class LocalRun:
         return self._plans.setdefault(self._name(function), Plan())
 
     def _name(self, function: AnyFunction | str) -> str:
-        return full_name(function, (*known_functions(), *self._queues))
+        return full_name(function, (*known_functions(), *known_methods(), *self._queues))
 
     # -- the port --------------------------------------------------------------------------------------------------
 
@@ -167,6 +171,7 @@ class LocalRun:
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         assert isinstance(function, Function)
+        function = self._here(function)
         self._load_code(function)
         made = [make(function, call, kind, *given) for given in inputs]
         config, name, spawned = process_config(), function.full_name, kind == "spawn"
@@ -193,18 +198,23 @@ class LocalRun:
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
-            base = self._settings_of(function)
             laid_over = self._overrides.get(function, {}) | dict(changes)
-            settings = override(base, laid_over)
+            settings = override(self._settings_of(function), laid_over)
             self._overrides[function] = laid_over
             self._start_pending()
         return settings
 
     def _settings_of(self, pool: str) -> FunctionSettings:
-        for function in (*known_functions(), *self._queues):
+        owner = self.met.get(pool)
+        for function in (*([owner] if owner is not None else ()), *known_functions()):
             if function.full_name == pool:
-                return with_options(function.settings, function.options)
+                settings: FunctionSettings = function.here().pool_settings
+                return settings
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
+
+    def _in_force(self, function: AnyFunction) -> FunctionSettings:
+        changes, settings = self._overrides.get(function.full_name), function.pool_settings
+        return override(settings, changes) if changes else settings
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
@@ -240,8 +250,20 @@ class LocalRun:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
+    def _here(self, function: AnyFunction) -> AnyFunction:
+        """Return a function with its code, always the same for one pool; raises NotFoundError."""
+        function = function.here()
+        return self._known.setdefault((function.input_name, function.raw, function.made_of), function)
+
+    def _load_class(self, cls: Cls[Any]) -> type:
+        raw: type | None = cls.raw
+        if cls.serialized:
+            raw = cloudpickle.loads(pickle(cls.raw, f"the code of {cls.full_name}"))
+        assert raw is not None  # it was looked for when it was called
+        return raw
+
     def _load_code(self, function: AnyFunction) -> None:
-        if function.serialized and function not in self._code:
+        if function.serialized and not isinstance(function, BoundMethod) and function not in self._code:
             self._code[function] = cloudpickle.loads(pickle(function.raw, f"the code of {function.full_name}"))
 
     def _record(self, item: LocalInput) -> None:
@@ -249,7 +271,7 @@ class LocalRun:
         self._made.append(item)
 
     def _running_of(self, function: AnyFunction) -> int:
-        return sum(1 for item in self._running if item.function is function)
+        return sum(1 for item in self._running if item.function.full_name == function.full_name)
 
     def _start_pending(self) -> None:
         """Start what there is room for, oldest first; the lock is held."""
@@ -258,7 +280,7 @@ class LocalRun:
             if not ready:
                 return
             item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.deadline = time.monotonic() + item.function.settings.timeout
+            item.deadline = time.monotonic() + self._in_force(item.function).timeout
             self._running.append(item)
             self._begin(item)
             item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
@@ -272,11 +294,12 @@ class LocalRun:
     def _begin(self, item: LocalInput) -> None:
         """Count a run and settle what is to happen in it; the lock is held."""
         item.runs += 1
-        plan = self._plans.get(item.function.full_name)
+        plan = self._plans.get(item.function.input_name)
         item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
-        most, each = function.settings.max_containers, function.settings.max_inputs
+        settings = self._in_force(function)
+        most, each = settings.max_containers, settings.max_inputs
         return most is None or self._running_of(function) < most * each
 
     def _work(self, item: LocalInput) -> None:
@@ -312,7 +335,7 @@ class LocalRun:
             raise InputCancellation
         if orders.error is not None:
             raise orders.error
-        code = orders.stub or self._code.get(item.function) or item.function.local
+        code = orders.stub or self._code_of(item.function)
         value = code(*args, **kwargs)
         if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
             value = run_coroutine(noted(item, value))
@@ -320,8 +343,14 @@ class LocalRun:
             raise CrashError
         return value
 
+    def _code_of(self, function: AnyFunction) -> Callable[..., Any]:
+        if isinstance(function, BoundMethod):
+            return self._objects.bind(function)
+        return self._code.get(function) or function.local
+
     def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
+        function = self._here(function)
         self._load_code(function)
         item = make(function, "", "remote", 0, args, kwargs)
         with self._lock:
@@ -362,7 +391,7 @@ class LocalRun:
     def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
-            name, limit = item.function.full_name, item.function.settings.timeout
+            name, limit = item.function.full_name, self._in_force(item.function).timeout
             self._give_up(item, FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s"))
         self._next_deadline = min((item.deadline for item in self._running), default=None)
 
@@ -415,6 +444,7 @@ class LocalRun:
         for item in left:
             if item.thread is not None and item.thread is not threading.current_thread():
                 item.thread.join(max(0.0, deadline - time.monotonic()))
+        self._objects.end()
 
 
 @contextlib.contextmanager
