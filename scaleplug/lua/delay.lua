@@ -1,4 +1,7 @@
 -- Keep an input until it is due. ARGV: fn, most pending, due time, message. Returns {accepted, pending, running}.
+local admitted, refused = admit(ARGV[1])
+if refused then return refused end
+ARGV[1] = admitted
 local fn = ARGV[1]
 local delayed = P .. 'delayed:' .. fn
 local pending = redis.call('LLEN', P .. 'queue:' .. fn) + redis.call('ZCARD', delayed)
