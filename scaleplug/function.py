@@ -405,6 +405,7 @@ class Function(Autoscaled, Generic[P, R]):
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
         return FunctionCall(call, self._caller, self.full_name)
