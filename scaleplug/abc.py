@@ -73,13 +73,15 @@ class ContainerBackend(Protocol):
         """Let go of the backend without touching its containers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Event:
     """The end of one input, as it reaches its caller: a sealed outcome, or a plain reason without one."""
 
     index: int
     outcome: bytes | None
     reason: str = ""
+    large: bool = False
+    """The outcome only tells where the value is: reading it takes a while, and is for a thread that may block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,9 @@ class Caller(Protocol):
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """Return ``(True, value)`` or ``(False, exception)``."""
+
+    def drop(self, event: Event) -> None:
+        """Let go of a large outcome that nobody will read."""
 
 
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]

@@ -79,6 +79,9 @@ class Outcomes:
     def close(self) -> None:
         """Stop waiting."""
         self.caller.close(self.call)
+        while (event := self.get(0)) is not None:
+            if event.large:
+                self.caller.drop(event)
 
 
 class FunctionCall(Generic[R]):
@@ -133,6 +136,8 @@ class FunctionCall(Generic[R]):
                     event = await asyncio.to_thread(self._look, outcomes.caller, watch=True)
         finally:
             outcomes.close()
+        if event.large:
+            return await asyncio.to_thread(self._read, outcomes.caller, event)
         return self._read(outcomes.caller, event)
 
     def _look(self, caller: Caller, *, watch: bool) -> Event | None:

@@ -7,6 +7,7 @@ loses no outcome.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -18,7 +19,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.blobs import Blobs, Drafts, NoRoomError, Parts
 from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
@@ -28,7 +33,7 @@ from scaleplug.errors import (
 )
 from scaleplug.keys import Keys
 from scaleplug.messages import MessageFactory
-from scaleplug.serializer import Keyring, open_outcome
+from scaleplug.serializer import Keyring, is_apart, open_outcome
 from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
@@ -39,6 +44,9 @@ logger = logging.getLogger("scaleplug")
 READ_SECONDS = 5.0
 """How long one XREAD waits in the server."""
 READ_COUNT = 1_000
+RENEW_SECONDS = 600.0
+"""How often large outcomes that wait to be read are saved from expiring after an hour."""
+LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 ENTRY_BYTES, TRIM_BYTES = 500, 100_000
 """The inbox is trimmed when what has been read of it may take so much room."""
 
@@ -60,8 +68,10 @@ def reason_error(reason: str, call: str) -> RemoteError:
 class Inbox:
     """The outcomes that come back to this process."""
 
-    def __init__(self, store: Store, config: Config) -> None:
-        self.store, self.config = store, config
+    def __init__(self, store: Store, config: Config, blobs: Blobs) -> None:
+        self.store, self.config, self._blobs = store, config, blobs
+        self._large: weakref.WeakValueDictionary[int, Event] = weakref.WeakValueDictionary()
+        self._renewed = time.monotonic()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
         self.pid = os.getpid()
         self._calls: dict[str, list[Callable[[Event], object]]] = {}
@@ -124,10 +134,28 @@ class Inbox:
         for put in puts:
             put(Event(-1, None, reason))
 
+    def _keep(self, event: Event) -> None:
+        """Renew a large outcome for as long as somebody has the event and may still read it."""
+        self._large[id(event)] = event
+
+    def _renew(self) -> None:
+        if not self._large or time.monotonic() < self._renewed + RENEW_SECONDS:
+            return
+        self._renewed = time.monotonic()
+        waiting = [ref() for ref in self._large.valuerefs()]
+        self._blobs.renew([event.outcome for event in waiting if event is not None and event.outcome is not None])
+
+    def drop(self, event: Event) -> None:
+        """Delete the large outcome of an event that has been read, or that nobody will read."""
+        self._large.pop(id(event), None)
+        with contextlib.suppress(Exception):  # it expires
+            self._blobs.drop_outcome(event.outcome)
+
     def read(self, last: bytes, link: Any) -> bytes:
         """Wait for outcomes and hand them out; return the id of the last one."""
         if time.monotonic() > self._alive_until:
             self._say_alive()
+            self._renew()
         key = self.store.keys.of("inbox", self.name)
         found = link.xread(
             {key: last}, count=READ_COUNT, block=int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
@@ -138,9 +166,14 @@ class Inbox:
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            event = Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode())
+            outcome = values.get(b"p")
+            large = outcome is not None and is_apart(outcome)
+            event = Event(int(values[b"i"]), outcome, values.get(b"e", b"").decode(), large)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
-            for put in list(self._calls.get(values[b"c"].decode(), ())):
+            puts = list(self._calls.get(values[b"c"].decode(), ()))
+            if large:
+                self._keep(event) if puts else self.drop(event)
+            for put in puts:
                 put(event)
         if self._untrimmed >= TRIM_BYTES:
             milliseconds, _, number = last.decode().partition("-")
@@ -178,7 +211,8 @@ class RedisCaller:
         self.store = Store(
             connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace)
         )
-        self.inbox = Inbox(self.store, config)
+        self.blobs = Blobs(self.store, self.keyring, config.max_payload)
+        self.inbox = Inbox(self.store, config, self.blobs)
         self._factories: dict[str, MessageFactory] = {}
 
     def close_all(self) -> None:
@@ -202,21 +236,34 @@ class RedisCaller:
             factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
         spawned = kind == "spawn"
         keep = int(config.result_ttl) if spawned else 0
-        messages = factory.make(call, inputs, many=kind == "map", keep=keep)
         most = config.max_spawned if spawned else config.max_pending
         total = 0 if spawned else config.max_total
-        admission = self.store.submit(
-            name,
-            messages,
-            most_pending=most,
-            most_total=total,
-            partial=kind == "map",
-            record=call if spawned else "",
-            record_seconds=config.result_ttl + 86_400,
-        )
+        with self._drafts(name, most, total) as drafts:
+            try:
+                messages = factory.make(call, inputs, many=kind == "map", keep=keep, drafts=drafts)
+                admission = self.store.submit(
+                    name,
+                    messages,
+                    most_pending=most,
+                    most_total=total,
+                    partial=kind == "map",
+                    record=call if spawned else "",
+                    record_seconds=config.result_ttl + 86_400,
+                    drafts=drafts.keys(),
+                )
+            except NoRoomError as full:
+                admission = full.admission
         if not admission.accepted and kind != "map":
             raise exhausted(name, admission, most, total)
         return admission.accepted
+
+    def _drafts(self, name: str, most: int, total: int) -> Drafts:
+        def need_room() -> None:
+            now = self.store.submit(name, [], most_pending=most, most_total=total)
+            if now.pending >= most or 0 < total <= now.pending + now.running:
+                raise NoRoomError(now)
+
+        return Drafts(self.blobs, name, need_room)
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""
@@ -226,11 +273,33 @@ class RedisCaller:
     def look(self, call: str, *, watch: bool) -> Look:
         """See :class:`scaleplug.abc.Caller`."""
         outcome, function, cancelled, ended = self.store.watch(call, self.inbox.name if watch else "")
-        event = Event(0, outcome, ended) if outcome is not None or ended else None
+        event = None
+        if outcome is not None or ended:
+            event = Event(0, outcome, ended, outcome is not None and is_apart(outcome))
         return Look(event, function, cancelled)
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        result = open_outcome(self.keyring, f"{call}|{event.index}", event.outcome, self._fetch)
+        if event.large:
+            self.drop(event)
+        return result
+
+    def drop(self, event: Event) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        self.inbox.drop(event)
+
+    def _fetch(self, payload: bytes) -> Parts:
+        """Read a large outcome, also while the connection breaks: the inbox outlives that too."""
+        deadline, pause = time.monotonic() + self.config.reconnect_timeout, 0.05
+        while True:
+            try:
+                return self.blobs.read(payload)
+            except LOST as exc:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("a result can't be read from Redis, trying again: %s: %s", type(exc).__name__, exc)
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)

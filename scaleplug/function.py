@@ -206,6 +206,8 @@ class Function(Generic[P, R]):
             raise
         finally:
             outcomes.close()
+        if event is not None and event.large:
+            return await asyncio.to_thread(_value, caller, call, event)
         return _value(caller, call, event)  # type: ignore[no-any-return]
 
     def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from scaleplug.abc import Caller, Event, FunctionRef, Input
+from scaleplug.blobs import LARGE, weigh
 from scaleplug.call import Outcomes
 from scaleplug.errors import ExecutionError, InvalidError, UserCodeException
 
@@ -22,6 +23,8 @@ logger = logging.getLogger("scaleplug")
 
 R = TypeVar("R")
 CHUNK = 100
+CHUNK_BYTES, WINDOW_BYTES = 32 * 1024 * 1024, 256 * 1024 * 1024
+"""No more input is read into a chunk, or into the window, that holds as much."""
 LINGER = 0.005
 """Seconds an input may wait in the caller for others to travel with it."""
 
@@ -87,6 +90,8 @@ class Map(Generic[R]):
         self._next = 0  # the lowest index whose result has not been given back
         self._ahead: set[int] = set()  # indices above it that have (unordered maps)
         self._ready: dict[int, Event] = {}
+        self._weights: dict[int, int] = {}  # of large inputs whose results have not been given back
+        self._bytes = 0  # their sum
         self._pause, self._retry_at, self._warned = 0.05, 0.0, False
         self._caller: Caller | None = None
 
@@ -153,8 +158,9 @@ class Map(Generic[R]):
                 self._read_inputs()
                 if self._chunk:
                     await asyncio.to_thread(self._flush)
-                for result in self._take_ready():
-                    yield result
+                while self._has_ready():
+                    ready = self._pop_ready()
+                    yield await asyncio.to_thread(self._value, ready) if ready.large else self._value(ready)
                 if self._complete():
                     complete = True
                     return
@@ -178,7 +184,10 @@ class Map(Generic[R]):
         return self._caller
 
     def _may_read(self) -> bool:
-        return not self._exhausted and not self._chunk and self._outstanding() < self.options.window
+        return not self._exhausted and not self._chunk and self._has_window()
+
+    def _has_window(self) -> bool:
+        return self._outstanding() < self.options.window and self._bytes < WINDOW_BYTES
 
     def _outstanding(self) -> int:
         return self._read - self._given
@@ -188,9 +197,14 @@ class Map(Generic[R]):
         timer: threading.Timer | None = None
         until = time.monotonic() + LINGER
         try:
-            while len(self._chunk) < CHUNK and self._outstanding() < self.options.window and time.monotonic() < until:
+            most = min(WINDOW_BYTES, self._bytes + CHUNK_BYTES)
+            while len(self._chunk) < CHUNK and self._has_window() and self._bytes < most and time.monotonic() < until:
                 args, kwargs = next(self._inputs)
+                weight = weigh((args, kwargs))
                 with self._lock:
+                    if weight >= LARGE:
+                        self._weights[self._read] = weight
+                        self._bytes += weight
                     self._chunk.append((self._read, args, kwargs))
                     self._read += 1
                     alone = len(self._chunk) == 1
@@ -251,14 +265,18 @@ class Map(Generic[R]):
 
     def _take_ready(self) -> Iterator[R]:
         while self._has_ready():
-            index = self._next if self.options.order_outputs else next(iter(self._ready))
-            event = self._ready.pop(index)
-            self._given += 1
-            self._ahead.add(index)
-            while self._next in self._ahead:
-                self._ahead.remove(self._next)
-                self._next += 1
-            yield self._value(event)
+            yield self._value(self._pop_ready())
+
+    def _pop_ready(self) -> Event:
+        index = self._next if self.options.order_outputs else next(iter(self._ready))
+        event = self._ready.pop(index)
+        self._given += 1
+        self._bytes -= self._weights.pop(index, 0)
+        self._ahead.add(index)
+        while self._next in self._ahead:
+            self._ahead.remove(self._next)
+            self._next += 1
+        return event
 
     def _value(self, event: Event) -> R:
         ok, value = self._open_caller().read(self.call, event)
@@ -277,6 +295,9 @@ class Map(Generic[R]):
 
     def _end(self, complete: bool) -> None:
         self.progress.finished = True
+        for event in self._ready.values():
+            if event.large:
+                self._open_caller().drop(event)
         active.discard(self)
         if watch is not None:
             watch(self.progress)

@@ -14,9 +14,9 @@ import hmac
 import struct
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cloudpickle
@@ -29,6 +29,8 @@ CONTENT_TYPE = "application/x-scaleplug"
 NAME = "scaleplug"
 
 INPUT, OUTPUT, REGISTRY, CODE, VALUE = b"i", b"o", b"r", b"c", b"v"
+APART = b"\0"
+"""Begins a payload that only tells where a large value is kept (``blobs.py``); no pickle begins so."""
 
 _MAGIC = b"sp1"
 _HEAD = struct.Struct(">3scBBH")
@@ -100,15 +102,29 @@ def pickle(value: Any, what: str) -> bytes:
     try:
         return bytes(cloudpickle.dumps(value))
     except Exception as exc:
-        raise SerializationError(
-            f"{what} can't be pickled: {type(exc).__name__}: {exc}. "
-            "Pass plain data, or make the object inside the function"
-        ) from exc
+        raise unpicklable(what, exc) from exc
+
+
+def unpicklable(what: str, exc: Exception) -> SerializationError:
+    """Return the error of a value that can't be pickled."""
+    return SerializationError(
+        f"{what} can't be pickled: {type(exc).__name__}: {exc}. Pass plain data, or make the object inside the function"
+    )
+
+
+def is_apart(sealed: bytes) -> bool:
+    """Return whether a sealed payload says that it only stands for a large value; nothing is verified here."""
+    begin = _HEAD.size + int.from_bytes(sealed[_HEAD.size - 2 : _HEAD.size], "big")
+    return sealed[begin : begin + 1] == APART
 
 
 # -- the kombu serializer: inputs sent through Celery's own calls --------------------------------------------------
 
+Fetch = Callable[[bytes], tuple[Any, list[Any]]]
+"""Returns the pickle and the buffers of the large value for which a payload stands."""
+
 _keyring: Keyring | None = None
+_take: Callable[[bytes], Any] | None = None
 _sealing: ContextVar[str | None] = ContextVar("scaleplug_sealing", default=None)
 
 
@@ -116,6 +132,12 @@ def use_keyring(keyring: Keyring) -> None:
     """Let this process's kombu serializer sign and verify with ``keyring``."""
     global _keyring  # noqa: PLW0603  # kombu's registry of serializers is one per process too
     _keyring = keyring
+
+
+def use_large_arguments(take: Callable[[bytes], Any]) -> None:
+    """Let this process read inputs whose arguments are kept apart: ``take`` returns those of a reference."""
+    global _take  # noqa: PLW0603  # as above
+    _take = take
 
 
 def input_context(task: str, input_id: str) -> str:
@@ -151,7 +173,12 @@ def _dumps(value: Any) -> bytes:
 def _loads(sealed: Any) -> Any:
     data = bytes(sealed) if not isinstance(sealed, str) else sealed.encode()
     purpose = INPUT if data[3:4] == INPUT else VALUE
-    return cloudpickle.loads(_need_keyring().unseal(purpose, None, data))
+    payload = _need_keyring().unseal(purpose, None, data)
+    if payload[:1] != APART:
+        return cloudpickle.loads(payload)
+    if _take is None:
+        raise SerializationError("it stands for a large value, which only a container of the function can fetch")
+    return _take(payload)
 
 
 register(NAME, _dumps, _loads, content_type=CONTENT_TYPE, content_encoding="binary")
@@ -202,7 +229,10 @@ class Failure:
 
 
 def seal_value(keyring: Keyring, context: str, value: Any, function: str) -> bytes:
-    """Return the sealed outcome of an input that returned ``value``; an unpicklable value becomes a failure."""
+    """Return the sealed outcome of an input that returned ``value``; an unpicklable value becomes a failure.
+
+    It is in one piece, however large it is; a container's outcomes are sealed in ``worker/payloads.py``.
+    """
     try:
         payload = b"+" + pickle(value, f"what {function} returned")
     except SerializationError as exc:
@@ -212,21 +242,34 @@ def seal_value(keyring: Keyring, context: str, value: Any, function: str) -> byt
 
 def seal_failure(keyring: Keyring, context: str, exc: BaseException) -> bytes:
     """Return the sealed outcome of an input that raised ``exc``."""
-    return keyring.seal(OUTPUT, context, b"-" + bytes(cloudpickle.dumps(Failure.of(exc))))
+    return keyring.seal(OUTPUT, context, b"-" + pickle_failure(exc))
 
 
-def open_outcome(keyring: Keyring, context: str, sealed: bytes) -> tuple[bool, Any]:
-    """Return ``(True, value)`` or ``(False, exception)`` of a sealed outcome."""
+def pickle_failure(exc: BaseException, most: int | None = None) -> bytes:
+    """Return an exception as it travels; what would take more than ``most`` bytes travels as text."""
+    failure = Failure.of(exc)
+    if most is not None and failure.pickled is not None and len(failure.pickled) > most:
+        failure = replace(failure, pickled=None)
+    return bytes(cloudpickle.dumps(failure))
+
+
+def open_outcome(keyring: Keyring, context: str, sealed: bytes, fetch: Fetch | None = None) -> tuple[bool, Any]:
+    """Return ``(True, value)`` or ``(False, exception)`` of a sealed outcome; ``fetch`` finds large ones."""
+    buffers: list[Any] = []
     try:
         payload = keyring.unseal(OUTPUT, context, sealed)
+        mark, pickled = payload[:1], payload[1:]
+        if mark == APART and fetch is not None:
+            mark = payload[1:2]
+            pickled, buffers = fetch(payload)
     except SerializationError as exc:
         return False, ExecutionError(f"the result could not be read: {exc}")
     try:
-        value = cloudpickle.loads(payload[1:])
+        value = cloudpickle.loads(pickled, buffers=buffers)
     except Exception as exc:  # noqa: BLE001  # whatever a class's own unpickling does
         error = ExecutionError(f"the result could not be unpickled here: {type(exc).__name__}: {exc}")
         error.__cause__ = exc
         return False, error
-    if payload[:1] == b"-":
+    if mark == b"-":
         return False, value.exception() if isinstance(value, Failure) else RemoteError(repr(value))
     return True, value

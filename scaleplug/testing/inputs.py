@@ -14,6 +14,7 @@ from typing import Any
 import cloudpickle
 
 from scaleplug.abc import CallKind, Event
+from scaleplug.blobs import check_size
 from scaleplug.errors import (
     ContainerCrashError,
     InputCancellation,
@@ -23,6 +24,7 @@ from scaleplug.errors import (
 )
 from scaleplug.function import Function
 from scaleplug.serializer import pickle
+from scaleplug.settings import process_config
 
 AnyFunction = Function[Any, Any]
 
@@ -123,7 +125,9 @@ def make(
     """Return the input of a call; raises the TypeError of a plain call, and SerializationError."""
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
-    payload = pickle((args, dict(kwargs)), f"an argument of {function.full_name}")
+    what = f"an argument of {function.full_name}"
+    payload = pickle((args, dict(kwargs)), what)
+    check_size(what, len(payload), process_config().max_payload)
     return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
 
 

@@ -23,6 +23,7 @@ import cloudpickle
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.app import known_functions, use_twin
+from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
 from scaleplug.errors import (
     ExecutionError,
@@ -219,6 +220,9 @@ class LocalRun:
             return False, reason_error(event.reason, call)
         return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
 
+    def drop(self, event: Event) -> None:
+        """See :class:`scaleplug.abc.Caller`: here nothing is kept anywhere else."""
+
     # -- running ---------------------------------------------------------------------------------------------------
 
     def _load_code(self, function: AnyFunction) -> None:
@@ -277,7 +281,8 @@ class LocalRun:
         name, context = item.function.full_name, f"{item.call}|{item.index}"
         try:
             args, kwargs = loads(name, item.payload)
-            value = self._run(item, args, kwargs)
+            sealed = seal_value(self.keyring, context, self._run(item, args, kwargs), name)
+            check_size(f"what {name} returned", len(sealed), process_config().max_payload)
         except CrashError:
             return None
         except InputCancellation:
@@ -285,7 +290,7 @@ class LocalRun:
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
             exc.__traceback__ = own_frames_off(exc)
             return seal_failure(self.keyring, context, exc)
-        return seal_value(self.keyring, context, value, name)
+        return sealed
 
     def _run(self, item: LocalInput, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         orders = item.orders

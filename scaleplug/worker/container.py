@@ -27,7 +27,7 @@ from scaleplug.abc import StartRequest
 from scaleplug.errors import SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
-from scaleplug.serializer import NAME, Keyring
+from scaleplug.serializer import NAME, Keyring, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
@@ -53,6 +53,8 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         wrapped = exc.args[0] if exc.args else exc
         function = message.headers["task"]
         error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
+        if isinstance(wrapped, SerializationError):
+            error = SerializationError(f"an argument of {function} can't be read: {wrapped}")
         told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
@@ -135,6 +137,8 @@ class Container:
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         self.runner.attach(intake, self.keyring)
+        intake.payloads.blobs.limit = self.config.max_payload
+        use_large_arguments(intake.payloads.take)
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_container)

@@ -12,8 +12,14 @@ from typing import Any
 from celery import current_task
 from celery.exceptions import Ignore, Reject, Retry
 
-from scaleplug.errors import ContainerCrashError, FunctionTimeoutError, InputCancellation, InputCancelledError
-from scaleplug.serializer import Keyring, seal_failure, seal_value
+from scaleplug.errors import (
+    ContainerCrashError,
+    FunctionTimeoutError,
+    InputCancellation,
+    InputCancelledError,
+    PayloadTooLargeError,
+)
+from scaleplug.serializer import Keyring
 from scaleplug.settings import FunctionSettings
 from scaleplug.worker.intake import Claim, Intake
 
@@ -118,9 +124,14 @@ class Runner:
 
     def _succeed(self, claim: Claim, value: Any) -> None:
         assert self.intake is not None and self.keyring is not None
+        intake = self.intake
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
-            claim.outcome = seal_value(self.keyring, context, value, self.intake.function)
+            try:
+                intake.insist(lambda: intake.payloads.settle(claim, context, value, intake.function))
+            except PayloadTooLargeError as exc:
+                self._fail(claim, exc)
+                raise
         elif not self.intake.owns(claim):
             raise Ignore  # Celery must not store the result of an input that runs elsewhere now
 
@@ -130,7 +141,8 @@ class Runner:
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
             exc.__traceback__ = _own_frames_off(exc)
-            claim.outcome = seal_failure(self.keyring, context, exc)
+            payloads = self.intake.payloads
+            self.intake.insist(lambda: payloads.settle_failure(claim, context, exc))
         elif not self.intake.owns(claim):
             raise Ignore from None
 
