@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from benchmarks import burst, cold_start, decision, idle, kill, memory, report, round_trip, short_inputs
+from benchmarks import burst, cold_start, decision, idle, kill, large_values, memory, report, round_trip, short_inputs
 from benchmarks.harness import Plan, Result, time_limit
 from benchmarks.machine import facts
 
@@ -27,6 +27,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
     "decision": decision.measure,
     "idle": idle.measure,
     "round_trip": round_trip.measure,
+    "large_values": large_values.measure,
 }
 LIMIT = 180.0
 """Seconds that one measurement may take."""

@@ -49,13 +49,17 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # kombu has no types
     def ack(self, delivery_tag: str) -> None:
         """Finish the input."""
         self.channel.connection.intake.finish(delivery_tag)
-        super().ack(delivery_tag)
+        self._let_go(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Requeue the input, or finish it without an outcome."""
         intake = self.channel.connection.intake
         intake.requeue(delivery_tag) if requeue else intake.finish(delivery_tag)
+        self._let_go(delivery_tag)
+
+    def _let_go(self, delivery_tag: str) -> None:
         super().ack(delivery_tag)
+        self._flush()  # at once: kombu would keep the message, and its arguments, until the next one comes
 
 
 class Channel(virtual.Channel):  # type: ignore[misc]
