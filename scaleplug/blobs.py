@@ -19,6 +19,7 @@ import pickle as stdlib_pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -54,7 +55,7 @@ def check_size(what: str, size: int, limit: int) -> None:
     """Refuse a payload of more than ``limit`` bytes."""
     if size > limit + OVERHEAD:
         raise PayloadTooLargeError(
-            f"{what} takes {size / MIB:.4g} MiB, and {limit / MIB:.4g} MiB are allowed (SCALEPLUG_MAX_PAYLOAD): "
+            f"{what} takes {size:,} bytes, and {limit:,} are allowed (SCALEPLUG_MAX_PAYLOAD): "
             "pass a path or a key to where it lies, or split it"
         )
 
@@ -281,6 +282,10 @@ class NoRoomError(Exception):
     def __init__(self, admission: Admission) -> None:
         super().__init__(admission)
         self.admission = admission
+
+
+submission: ContextVar[Drafts | None] = ContextVar("scaleplug_submission", default=None)
+"""The drafts of what this thread is about to send through Celery."""
 
 
 class Drafts:

@@ -238,7 +238,7 @@ class RedisCaller:
         keep = int(config.result_ttl) if spawned else 0
         most = config.max_spawned if spawned else config.max_pending
         total = 0 if spawned else config.max_total
-        with self._drafts(name, most, total) as drafts:
+        with self.drafts(name, most, total) as drafts:
             try:
                 messages = factory.make(call, inputs, many=kind == "map", keep=keep, drafts=drafts)
                 admission = self.store.submit(
@@ -257,7 +257,9 @@ class RedisCaller:
             raise exhausted(name, admission, most, total)
         return admission.accepted
 
-    def _drafts(self, name: str, most: int, total: int) -> Drafts:
+    def drafts(self, name: str, most: int, total: int) -> Drafts:
+        """Return what keeps the large arguments of a submission apart; needs room below the limits for any."""
+
         def need_room() -> None:
             now = self.store.submit(name, [], most_pending=most, most_total=total)
             if now.pending >= most or 0 < total <= now.pending + now.running:

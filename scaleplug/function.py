@@ -20,12 +20,14 @@ from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
+from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes
-from scaleplug.errors import InvalidError, SerializationError
+from scaleplug.client import RedisCaller
+from scaleplug.errors import Error, InvalidError
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.serializer import NAME, pickle, sealing
 from scaleplug.settings import FunctionSettings
-from scaleplug.transport import Transport
+from scaleplug.transport import Transport, exhausted
 
 if TYPE_CHECKING:
     from celery import Task as _Task
@@ -60,22 +62,24 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         **options: Any,
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
-        function, task_id = self.function, task_id or str(uuid4())
+        function, again, task_id = self.function, task_id is not None, task_id or str(uuid4())
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        function.app.ready_for_calls(function)
+        caller = function.app.ready_for_calls(function)
         options["queue"] = function.queue
         for name in ("exchange", "routing_key", "connection"):
             options.pop(name, None)
         try:
-            with sealing(self.name, task_id):
+            with _sending(caller, self.name, task_id, again=again, most=function.app.config.max_spawned):
                 return super().apply_async(
                     args, kwargs, task_id=task_id, producer=producer or function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
             wrapped = exc.args[0] if exc.args else None
-            raise wrapped if isinstance(wrapped, SerializationError) else exc from None
+            if isinstance(wrapped, NoRoomError):
+                wrapped = exhausted(self.name, wrapped.admission, function.app.config.max_spawned, 0)
+            raise wrapped if isinstance(wrapped, Error) else exc from None
 
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
@@ -84,6 +88,22 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         args, kwargs = cloudpickle.loads(pickle((args, kwargs), f"an argument of {self.name}"))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
+
+
+@contextlib.contextmanager
+def _sending(caller: Caller, name: str, task_id: str, *, again: bool, most: int) -> Iterator[None]:
+    """Sign what Celery sends here; large arguments are kept apart, under the id, so it must be a new one."""
+    if again or not isinstance(caller, RedisCaller):
+        with sealing(name, task_id):
+            yield
+        return
+    with caller.drafts(name, most, 0) as drafts:
+        token = submission.set(drafts)
+        try:
+            with sealing(name, task_id, lambda value: drafts.pack(0, task_id, value)):
+                yield
+        finally:
+            submission.reset(token)
 
 
 def _task_class(celery: Celery) -> type:

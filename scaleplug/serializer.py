@@ -123,9 +123,12 @@ def is_apart(sealed: bytes) -> bool:
 Fetch = Callable[[bytes], tuple[Any, list[Any]]]
 """Returns the pickle and the buffers of the large value for which a payload stands."""
 
+Pack = Callable[[Any], bytes]
+"""Returns the payload of an input's arguments."""
+
 _keyring: Keyring | None = None
 _take: Callable[[bytes], Any] | None = None
-_sealing: ContextVar[str | None] = ContextVar("scaleplug_sealing", default=None)
+_sealing: ContextVar[tuple[str, Pack] | None] = ContextVar("scaleplug_sealing", default=None)
 
 
 def use_keyring(keyring: Keyring) -> None:
@@ -146,9 +149,11 @@ def input_context(task: str, input_id: str) -> str:
 
 
 @contextlib.contextmanager
-def sealing(task: str, input_id: str) -> Iterator[None]:
-    """Sign what kombu serializes inside as the body of one input."""
-    token = _sealing.set(input_context(task, input_id))
+def sealing(task: str, input_id: str, pack: Pack | None = None) -> Iterator[None]:
+    """Sign what kombu serializes inside as the body of one input; ``pack`` stands in for pickling it."""
+    token = _sealing.set(
+        (input_context(task, input_id), pack or (lambda value: pickle(value, f"an argument of {task}")))
+    )
     try:
         yield
     finally:
@@ -164,10 +169,11 @@ def _need_keyring() -> Keyring:
 
 
 def _dumps(value: Any) -> bytes:
-    context = _sealing.get()
-    if context is None:
+    sealing_now = _sealing.get()
+    if sealing_now is None:
         return _need_keyring().seal(VALUE, "", pickle(value, "the value"))
-    return _need_keyring().seal(INPUT, context, pickle(value, f"an argument of {context.partition('|')[0]}"))
+    context, pack = sealing_now
+    return _need_keyring().seal(INPUT, context, pack(value))
 
 
 def _loads(sealed: Any) -> Any:

@@ -24,7 +24,7 @@ from celery.worker.consumer import Consumer
 from kombu import Connection
 
 from scaleplug.abc import StartRequest
-from scaleplug.errors import SerializationError
+from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.serializer import NAME, Keyring, use_large_arguments
@@ -52,9 +52,11 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         # Celery would only drop the input, and its caller would wait for ever.
         wrapped = exc.args[0] if exc.args else exc
         function = message.headers["task"]
-        error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
-        if isinstance(wrapped, SerializationError):
-            error = SerializationError(f"an argument of {function} can't be read: {wrapped}")
+        error: Error = SerializationError(
+            f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}"
+        )
+        if isinstance(wrapped, SerializationError):  # it could not even be verified
+            error = InputRefusedError(f"the container refused an argument of {function}: {wrapped}")
         told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import subprocess
@@ -99,6 +100,32 @@ def add(x: int, y: int) -> int:
 def total(numbers: list[int]) -> int:
     """Return the sum of a list, for a chord."""
     return sum(numbers)
+
+
+@app.function(max_containers=1)
+def held_digest(folder: str, name: str, data: bytes) -> str:
+    """Write down the start, wait for ``go`` and return the data's hash."""
+    with (Path(folder) / name).open("a") as notes:
+        notes.write(f"start {os.getpid()} {time.time()}\n")
+    deadline = time.monotonic() + 30
+    while not (Path(folder) / "go").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return hashlib.sha256(data).hexdigest()
+
+
+@app.function(max_containers=2)
+def echo(value: object, folder: str = "") -> object:
+    """Return the value, after ``go`` where a folder is given."""
+    if folder:
+        held_digest.local(folder, "echo", b"")
+    return value
+
+
+@app.function(max_containers=1)
+def fail_with(data: bytes) -> None:
+    """Raise an error that carries the data."""
+    raise ValueError("loaded", data)
 
 
 @app.local_entrypoint()
