@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -23,8 +23,10 @@ from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
+from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
-from scaleplug.errors import ExecutionError, InvalidError, ResourceExhausted, SerializationError
+from scaleplug.client import RedisCaller
+from scaleplug.errors import Error, ExecutionError, InvalidError, ResourceExhausted, SerializationError
 from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
@@ -33,7 +35,7 @@ from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
 from scaleplug.streams import StreamMethod
-from scaleplug.transport import Transport
+from scaleplug.transport import Transport, exhausted
 
 if TYPE_CHECKING:
     from celery import Task as _Task
@@ -72,26 +74,29 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         **options: Any,
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
-        function, task_id = self.function, task_id or str(uuid4())
+        function, again, task_id = self.function, task_id is not None, task_id or str(uuid4())
         if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
             function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        pool = function.pool_of_queue(options.get("queue"))
-        if pool == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
-            function.app.ready_for_calls(function.owner)
+        pool, caller = function.pool_of_queue(options.get("queue")), None
+        if not self.recording:  # what is recorded is sent, and made known, later
+            own = pool == function.full_name
+            caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
         options["queue"] = function.app.keys.queue(pool)
         for name in ("exchange", "routing_key", "connection"):
             options.pop(name, None)
         try:
-            with sealing(self.name, task_id, pool):
+            with _sending(None if again else caller, self.name, task_id, pool):
                 return super().apply_async(
                     args, kwargs, task_id=task_id, producer=producer or function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
             wrapped = exc.args[0] if exc.args else None
-            raise wrapped if isinstance(wrapped, SerializationError) else exc from None
+            if isinstance(wrapped, NoRoomError):
+                wrapped = exhausted(pool, wrapped.admission, function.app.config.max_spawned, 0)
+            raise wrapped if isinstance(wrapped, Error) else exc from None
 
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
@@ -114,6 +119,25 @@ def _elsewhere() -> None:
 
 def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
+@contextlib.contextmanager
+def _sending(caller: Caller | None, name: str, task_id: str, pool: str) -> Iterator[None]:
+    """Sign what Celery sends here.
+
+    With a caller large arguments are kept apart, under the id, so it must be a new one.
+    """
+    if not isinstance(caller, RedisCaller):
+        with sealing(name, task_id, pool):
+            yield
+        return
+    with caller.drafts(name, pool, caller.config.max_spawned) as drafts:
+        token = submission.set(drafts)
+        try:
+            with sealing(name, task_id, pool, partial(drafts.pack, 0, task_id)):
+                yield
+        finally:
+            submission.reset(token)
 
 
 def _task_class(celery: Celery) -> type:
@@ -364,6 +388,7 @@ class Function(Autoscaled, Generic[P, R]):
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
         return FunctionCall(call, self._caller, self.full_name)

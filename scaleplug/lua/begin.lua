@@ -35,6 +35,7 @@ if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('LPOP', transit)
   redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
   redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
+  redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) -- longer than its message: parking more renews that
   return {'parked'}
 end
 redis.call('HSET', P .. 'claims:' .. container .. ':' .. epoch, id, message)

@@ -25,12 +25,12 @@ from kombu import Connection
 
 from scaleplug.abc import StartRequest
 from scaleplug.cls import Cls, Obj, make_instance
-from scaleplug.errors import SerializationError
+from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
-from scaleplug.serializer import NAME, Keyring
+from scaleplug.serializer import NAME, Keyring, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
@@ -55,7 +55,11 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         # Celery would only drop the input, and its caller would wait for ever.
         wrapped = exc.args[0] if exc.args else exc
         function = message.headers["task"]
-        error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
+        error: Error = SerializationError(
+            f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}"
+        )
+        if isinstance(wrapped, SerializationError):  # it could not even be verified
+            error = InputRefusedError(f"the container refused an argument of {function}: {wrapped}")
         told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
@@ -141,6 +145,8 @@ class Container:
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         self.runner.attach(intake, self.keyring)
+        intake.payloads.blobs.limit = self.config.max_payload
+        use_large_arguments(intake.payloads.take)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop
         signal.signal(signal.SIGTERM, self._on_stop)
