@@ -211,13 +211,11 @@ class Blobs:
         with ThreadPoolExecutor(1) as hasher:
             for position, digest in enumerate(reference.digests):
                 chunk = self.store.client.hget(key, str(position))
+                what = f"chunk {position + 1} of {len(reference.digests)} of {reference.key}"
                 if chunk is None:
-                    raise SerializationError(
-                        f"chunk {position + 1} of {len(reference.digests)} of {reference.key} is missing: "
-                        "it has expired, or was deleted"
-                    )
+                    raise SerializationError(f"{what} is missing: it has expired, or was deleted")
                 end = at + len(chunk)
-                checks.append(hasher.submit(_receive, chunk, digest, whole[at:end], (reference.key, position)))
+                checks.append(hasher.submit(_receive, chunk, digest, whole[at:end], what))
                 at = end
                 if len(checks) > 2:  # no more chunks in memory than that
                     checks.popleft().result()
@@ -256,10 +254,10 @@ def _digest(chunk: bytes | memoryview) -> str:
     return sha256(chunk).hexdigest()
 
 
-def _receive(chunk: bytes, digest: str, place: memoryview, name: tuple[str, int]) -> None:
+def _receive(chunk: bytes, digest: str, place: memoryview, what: str) -> None:
     """Put a chunk into its place if it is the right one."""
     if _digest(chunk) != digest or len(place) != len(chunk):
-        raise SerializationError(f"chunk {name[1] + 1} of {name[0]} is not the one that was signed for its place")
+        raise SerializationError(f"{what} is not the one that was signed for its place")
     place[:] = chunk
 
 
