@@ -31,7 +31,7 @@ import cloudpickle
 from redis.exceptions import OutOfMemoryError
 
 from scaleplug.errors import PayloadTooLargeError, ResourceExhausted, SerializationError
-from scaleplug.serializer import APART, OUTPUT, Keyring, is_apart, unpicklable_call
+from scaleplug.serializer import APART, OUTPUT, Keyring, is_apart, pickle_call, unpicklable_call
 from scaleplug.store import Admission, Store
 
 LARGE: Final = 256 * 1024
@@ -45,8 +45,8 @@ HEAVY: Final = 64_000
 """What weighs more is pickled off the event loop."""
 SAMPLE: Final = 12
 """How many items of a collection are looked at to guess its size."""
-_LIGHT = (int, float, bool, type(None), type, FunctionType, ModuleType)
-_SIZED = (bytes, bytearray, str)
+_LIGHT = frozenset((int, float, bool, type(None), type, FunctionType, ModuleType))
+_SIZED = frozenset((bytes, bytearray, str))
 _LISTS = (tuple, list, set, frozenset)
 
 
@@ -69,6 +69,11 @@ def weigh(value: Any, depth: int = 4) -> int:
         return 8
     if kind in _SIZED:
         return len(value)
+    if depth and (kind is tuple or kind is dict) and len(value) <= SAMPLE:  # the arguments of every call: be quick
+        total = 0
+        for item in value if kind is tuple else value.values():
+            total += 8 if type(item) in _LIGHT else weigh(item, depth - 1)
+        return total
     try:
         if hasattr(kind, "nbytes"):  # arrays, tensors, memoryviews
             return int(value.nbytes)
@@ -218,13 +223,11 @@ class Blobs:
         with ThreadPoolExecutor(1) as hasher:
             for position, digest in enumerate(reference.digests):
                 chunk = self.store.client.hget(key, str(position))
+                what = f"chunk {position + 1} of {len(reference.digests)} of {reference.key}"
                 if chunk is None:
-                    raise SerializationError(
-                        f"chunk {position + 1} of {len(reference.digests)} of {reference.key} is missing: "
-                        "it has expired, or was deleted"
-                    )
+                    raise SerializationError(f"{what} is missing: it has expired, or was deleted")
                 end = at + len(chunk)
-                checks.append(hasher.submit(_receive, chunk, digest, whole[at:end], (reference.key, position)))
+                checks.append(hasher.submit(_receive, chunk, digest, whole[at:end], what))
                 at = end
                 if len(checks) > 2:  # no more chunks in memory than that
                     checks.popleft().result()
@@ -263,10 +266,10 @@ def _digest(chunk: bytes | memoryview) -> str:
     return sha256(chunk).hexdigest()
 
 
-def _receive(chunk: bytes, digest: str, place: memoryview, name: tuple[str, int]) -> None:
+def _receive(chunk: bytes, digest: str, place: memoryview, what: str) -> None:
     """Put a chunk into its place if it is the right one."""
     if _digest(chunk) != digest or len(place) != len(chunk):
-        raise SerializationError(f"chunk {name[1] + 1} of {name[0]} is not the one that was signed for its place")
+        raise SerializationError(f"{what} is not the one that was signed for its place")
     place[:] = chunk
 
 
@@ -310,7 +313,14 @@ class Drafts:
         ``value`` is the body of a message: positional and keyword arguments, and what else Celery puts there.
         """
         what = f"an argument of {self.function}"
-        pickled = pickle_in_pieces(value, lambda exc: unpicklable_call(self.function, value[0], value[1], exc))
+        if weigh(value[:2]) < LARGE:
+            payload = pickle_call(self.function, *value)
+            if len(payload) < LARGE:
+                check_size(what, len(payload), self.blobs.limit)
+                return payload
+            pickled = Pickled((memoryview(payload),))
+        else:
+            pickled = pickle_in_pieces(value, lambda exc: unpicklable_call(self.function, value[0], value[1], exc))
         check_size(what, pickled.size, self.blobs.limit)
         if pickled.size < LARGE:
             return pickled.joined()

@@ -22,7 +22,6 @@ from scaleplug.errors import (
     ExecutionError,
     InputCancelledError,
     InputRefusedError,
-    PayloadTooLargeError,
     ResourceExhausted,
 )
 from tests.contract.sides import limits
@@ -81,16 +80,6 @@ def test_calls_leave_nothing_behind(surroundings: Surroundings) -> None:
     ]
 
 
-def test_a_kept_result_expires_with_its_call(start_run: Callable[..., Surroundings]) -> None:
-    surroundings = start_run(result_ttl=3)
-    call = jobs.echo.spawn(DATA)
-    assert call.get(timeout=20) == DATA
-    assert call.get() == DATA
-    (name,) = kept(surroundings)
-    assert name.startswith(f"outcome:{call.object_id}:0:")
-    assert 0 < surroundings.store.client.ttl(surroundings.store.keys.prefix + name) <= 3_600
-
-
 def test_what_is_cancelled_leaves_nothing(surroundings: Surroundings, tmp_path: Path, busy: Callable[[], None]) -> None:
     pending = jobs.held_digest.spawn(str(tmp_path), "second", DATA)
     assert kept(surroundings) == {f"argument:{pending.object_id}"}
@@ -123,7 +112,8 @@ def test_what_is_refused_leaves_nothing(
     with limits(max_pending=1):
         results: list[str] = []
         thread = threading.Thread(
-            target=lambda: results.extend(jobs.held_digest.map([str(tmp_path)] * 2, ["a", "b"], [DATA] * 2))
+            daemon=True,
+            target=lambda: results.extend(jobs.held_digest.map([str(tmp_path)] * 2, ["a", "b"], [DATA] * 2)),
         )
         thread.start()
         wait_until(lambda: "waits" in caplog.text, 10, "the map waits")
@@ -196,20 +186,20 @@ def test_the_arguments_of_a_caller_that_seemed_gone_wait_with_its_inputs(surroun
 def test_an_outcome_that_comes_too_late_is_deleted_and_one_that_was_stored_is_not(surroundings: Surroundings) -> None:
     store, name, blobs = surroundings.store, "jobs.nobody", surroundings.caller.blobs
     store.submit(name, ["message"], most_pending=10)
-    store.connect("c", name, 0, 0, ())
-    store.take_now("c", 1, name)
-    store.begin("c", 1, name, "id", 60, {})
+    store.connect("d", name, 0, 0, ())
+    store.take_now("d", 1, name)
+    store.begin("d", 1, name, "id", 60, {})
     blobs.write("outcome:id:0:x", Pickled((memoryview(DATA),)))
     options: dict[str, Any] = {"seconds": 1.0, "failed": False, "reply": {}, "outcome": None, "draft": "outcome:id:0:x"}
-    assert store.finish("c", 1, name, "id", **options)
-    assert not store.finish("c", 1, name, "id", **options)  # again, as after a lost reply
+    assert store.finish("d", 1, name, "id", **options)
+    assert not store.finish("d", 1, name, "id", **options)  # again, as after a lost reply
     assert kept(surroundings) == {"outcome:id:0:x"}
     assert 0 < store.client.ttl(store.keys.prefix + "outcome:id:0:x") <= 3_600
     blobs.write("outcome:id:0:late", Pickled((memoryview(DATA),)))
-    assert not store.finish("c", 1, name, "id", **{**options, "draft": "outcome:id:0:late"})
+    assert not store.finish("d", 1, name, "id", **{**options, "draft": "outcome:id:0:late"})
     assert kept(surroundings) == {"outcome:id:0:x"}
     blobs.drop("outcome:id:0:x")
-    store.leave("c", name, "the test is over")
+    store.leave("d", name, "the test is over")
 
 
 def test_a_result_that_waits_to_be_read_does_not_expire(
@@ -317,7 +307,7 @@ def test_arguments_that_are_not_what_was_signed_are_refused(
     call = jobs.held_digest.spawn(str(tmp_path), "second", DATA)
     tamper(surroundings, f"argument:{call.object_id}", change)
     busy()
-    text = r"refused an argument of jobs\.held_digest: chunk \d of \d of argument:.* is (missing|not the one that was)"
+    text = r"refused an argument of jobs\.held_digest: chunk \d of .* is (missing|not the one that was signed)"
     with pytest.raises(InputRefusedError, match=text):
         call.get(timeout=20)
     assert not starts(tmp_path, "second")
@@ -345,24 +335,14 @@ def test_a_result_that_is_not_what_was_signed_is_refused(
     assert call.get(timeout=20) == DATA
     (name,) = kept(surroundings)
     tamper(surroundings, name, change)
-    with pytest.raises(ExecutionError, match=r"the result could not be read: chunk \d of \d of outcome:"):
-        call.get(timeout=20)
-    surroundings.caller.blobs.drop(name)
+    try:
+        with pytest.raises(ExecutionError, match=r"the result could not be read: chunk \d of \d of outcome:"):
+            call.get(timeout=20)
+    finally:
+        surroundings.caller.blobs.drop(name)
 
 
 # -- limits --------------------------------------------------------------------------------------------------------
-
-
-def test_a_result_above_the_limit_is_raised_and_counts_as_a_failure(start_run: Callable[..., Surroundings]) -> None:
-    surroundings = start_run(max_payload=MB)
-    with (
-        limits(max_payload=100 * MB),
-        pytest.raises(PayloadTooLargeError, match=r"what jobs\.echo returned takes 10,000"),
-    ):
-        jobs.echo.remote(DATA)
-    assert surroundings.store.counters(jobs.echo.full_name)["failed"] == 1
-    assert jobs.echo.remote(1) == 1
-    gone(surroundings)
 
 
 def test_a_map_keeps_a_bounded_number_of_bytes_under_way(
@@ -377,7 +357,9 @@ def test_a_map_keeps_a_bounded_number_of_bytes_under_way(
             yield np.random.default_rng(given).bytes(MB)
 
     results: list[bytes] = []
-    thread = threading.Thread(target=lambda: results.extend(jobs.echo.map(inputs(), kwargs={"folder": str(tmp_path)})))
+    thread = threading.Thread(
+        daemon=True, target=lambda: results.extend(jobs.echo.map(inputs(), kwargs={"folder": str(tmp_path)}))
+    )
     thread.start()
     wait_until(lambda: len(starts(tmp_path, "echo")) == 2, 10, "two run")
     wait_until(lambda: len(kept(surroundings)) >= 4, 10, "what fits into the window is sent")
@@ -391,33 +373,6 @@ def test_a_map_keeps_a_bounded_number_of_bytes_under_way(
 # -- trouble -------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_redis_refuses_large_arguments_and_keeps_a_result_waiting(
-    start_run: Callable[..., Surroundings], tmp_path: Path
-) -> None:
-    surroundings = start_run()
-    client = surroundings.store.client
-    assert jobs.echo.remote(DATA) == DATA
-    call = jobs.echo.spawn(DATA, str(tmp_path))
-    wait_until(lambda: starts(tmp_path, "echo"), 10, "it runs")
-    client.config_set("maxmemory", client.info("memory")["used_memory"] + 4 * MB)
-    try:
-        text = r"Redis is out of memory: an argument of jobs\.echo, 9\.\d+ MiB, can't be kept"
-        with pytest.raises(ResourceExhausted, match=text):
-            jobs.echo.remote(DATA)
-        assert len(kept(surroundings)) == 1
-        (tmp_path / "go").touch()
-        container = next(iter(surroundings.containers(jobs.echo).values()))
-        wait_until(lambda: _waits_for_memory(surroundings), 10, f"{container} waits")
-    finally:
-        client.config_set("maxmemory", 0)
-    assert call.get(timeout=20) == DATA
-    assert [name.partition(":")[0] for name in kept(surroundings)] == ["outcome"]
-
-
-def _waits_for_memory(surroundings: Surroundings) -> bool:
-    return any("out of memory" in entry["l"] for _, entry in surroundings.store.read_logs())
-
-
 def test_connections_that_break_change_nothing(surroundings: Surroundings) -> None:
     client = surroundings.store.client
     done = threading.Event()
@@ -426,7 +381,7 @@ def test_connections_that_break_change_nothing(surroundings: Surroundings) -> No
         while not done.wait(0.15):
             client.client_kill_filter(_type="normal", skipme=True)
 
-    thread = threading.Thread(target=kill)
+    thread = threading.Thread(daemon=True, target=kill)
     thread.start()
     try:
         for _ in range(3):
