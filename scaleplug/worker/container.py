@@ -105,8 +105,6 @@ class Container:
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}
-        for task in self.tasks.values():
-            task.run = self.runner
         app.set_current()
         app.set_default()
         # The app of this process only; its other tasks don't run here.
@@ -204,6 +202,7 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
             consumer.strategies[task.name] = task.start_strategy(app, consumer)
 
