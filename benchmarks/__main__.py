@@ -21,6 +21,7 @@ from benchmarks import (
     decision,
     idle,
     kill,
+    large_values,
     memory,
     report,
     round_trip,
@@ -41,6 +42,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
     "round_trip": round_trip.measure,
     "streams": streams.measure,
     "aio_calls": aio_calls.measure,
+    "large_values": large_values.measure,
 }
 LIMIT = 180.0
 """Seconds that one measurement may take."""

@@ -85,7 +85,7 @@ class ContainerBackend(Protocol):
         """Let go of the backend without touching its containers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Event:
     """What reaches the caller of an input: its end, sealed or a plain reason without that, or a part of a stream."""
 
@@ -96,6 +96,8 @@ class Event:
     """The number of a part of a stream, from 0; ``None`` for the end of an input."""
     attempt: int = 0
     """The run of the input that sent the part."""
+    large: bool = False
+    """The outcome only tells where the value is: reading it takes a while, and is for a thread that may block."""
 
     def context(self, call: str) -> str:
         """Return what the outcome must have been signed for."""
@@ -154,6 +156,9 @@ class Caller(Protocol):
 
     def grant(self, call: str, part: int | None) -> bool:
         """Tell a stream's producer that a part is read, ``None`` that nothing more is; False: it can't be told now."""
+
+    def drop(self, event: Event) -> None:
+        """Let go of a large outcome that nobody will read."""
 
 
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]

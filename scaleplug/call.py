@@ -107,10 +107,15 @@ class Outcomes:
     def close(self) -> None:
         """Stop waiting."""
         self.caller.close(self.call)
+        while (event := self.get(0)) is not None:
+            if event.large:
+                self.caller.drop(event)
 
 
 async def read_async(caller: Caller, call: str, event: Event) -> tuple[bool, Any]:
     """Do what ``Caller.read`` does; a large outcome is read off the event loop."""
+    if event.large:  # one takes seconds, and what else is to be sent must not wait for it
+        return await asyncio.to_thread(caller.read, call, event)
     if event.outcome is not None and len(event.outcome) > LARGE:
         return await caller.soon(partial(caller.read, call, event))
     return caller.read(call, event)

@@ -8,6 +8,7 @@ loses no outcome.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
@@ -21,9 +22,12 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.blobs import Blobs, Drafts, NoRoomError, Parts, looks_large
 from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
@@ -34,11 +38,12 @@ from scaleplug.errors import (
     StateLostError,
 )
 from scaleplug.keys import Keys
+from scaleplug.loops import blocks_loop
 from scaleplug.messages import MessageFactory
 from scaleplug.pools import code_version
 from scaleplug.registry import Registration, open_override, seal_override
 from scaleplug.sender import Parcel, Sender
-from scaleplug.serializer import Keyring, open_outcome
+from scaleplug.serializer import Keyring, is_apart, open_outcome
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings, override
 from scaleplug.store import Admission, Store, require_url
@@ -51,10 +56,11 @@ T = TypeVar("T")
 READ_SECONDS = 5.0
 """How long one XREAD waits in the server."""
 READ_COUNT = 1_000
+RENEW_SECONDS = 600.0
+"""How often large outcomes that wait to be read are saved from expiring after an hour."""
+LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 ENTRY_BYTES, TRIM_BYTES = 500, 100_000
 """The inbox is trimmed when what has been read of it may take so much room."""
-LARGE = 64_000
-"""Arguments of about so many bytes, or elements, are pickled off the event loop."""
 
 
 def reason_error(reason: str, call: str) -> RemoteError:
@@ -74,8 +80,10 @@ def reason_error(reason: str, call: str) -> RemoteError:
 class Inbox:
     """The outcomes that come back to this process."""
 
-    def __init__(self, store: Store, config: Config) -> None:
-        self.store, self.config = store, config
+    def __init__(self, store: Store, config: Config, blobs: Blobs) -> None:
+        self.store, self.config, self._blobs = store, config, blobs
+        self._large: weakref.WeakValueDictionary[int, Event] = weakref.WeakValueDictionary()
+        self._renewed = time.monotonic()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
         self.pid = os.getpid()
         self._calls: dict[str, list[Callable[[Event], object]]] = {}
@@ -146,10 +154,28 @@ class Inbox:
         for put in puts:
             put(Event(-1, None, reason))
 
+    def _keep(self, event: Event) -> None:
+        """Renew a large outcome for as long as somebody has the event and may still read it."""
+        self._large[id(event)] = event
+
+    def _renew(self) -> None:
+        if not self._large or time.monotonic() < self._renewed + RENEW_SECONDS:
+            return
+        self._renewed = time.monotonic()
+        waiting = [ref() for ref in self._large.valuerefs()]
+        self._blobs.renew([event.outcome for event in waiting if event is not None and event.outcome is not None])
+
+    def drop(self, event: Event) -> None:
+        """Delete the large outcome of an event that has been read, or that nobody will read."""
+        self._large.pop(id(event), None)
+        with contextlib.suppress(Exception):  # it expires
+            self._blobs.drop_outcome(event.outcome)
+
     def read(self, last: bytes, link: Any) -> bytes:
         """Wait for outcomes and hand them out; return the id of the last one."""
         if time.monotonic() > self._alive_until:
             self._say_alive()
+            self._renew()
         key = self.store.keys.of("inbox", self.name)
         found = link.xread(
             {key: last}, count=READ_COUNT, block=int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
@@ -162,7 +188,10 @@ class Inbox:
             last = entry
             event = _event(values)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
-            for put in list(self._calls.get(values[b"c"].decode(), ())):
+            puts = list(self._calls.get(values[b"c"].decode(), ()))
+            if event.large:
+                self._keep(event) if puts else self.drop(event)
+            for put in puts:
                 put(event)
         if self._untrimmed >= TRIM_BYTES:
             milliseconds, _, number = last.decode().partition("-")
@@ -172,8 +201,13 @@ class Inbox:
 
 
 def _event(values: dict[bytes, bytes]) -> Event:
-    part = int(values[b"n"]) if b"n" in values else None
-    return Event(int(values[b"i"]), values.get(b"p"), values.get(b"e", b"").decode(), part, int(values.get(b"a", b"0")))
+    outcome = values.get(b"p")
+    return Event(
+        int(values[b"i"]), outcome, values.get(b"e", b"").decode(),
+        part=int(values[b"n"]) if b"n" in values else None,
+        attempt=int(values.get(b"a", b"0")),
+        large=outcome is not None and is_apart(outcome),
+    )  # fmt: skip
 
 
 def _read_inbox(ref: weakref.ref[Inbox]) -> None:
@@ -196,6 +230,14 @@ def _read_inbox(ref: weakref.ref[Inbox]) -> None:
         del inbox
 
 
+class BlocksError(Exception):
+    """What is to be done would hold up an event loop."""
+
+
+def _refuse_to_block() -> None:
+    raise BlocksError
+
+
 class RedisCaller:
     """Carries calls through Redis."""
 
@@ -205,7 +247,8 @@ class RedisCaller:
         self.store = Store(
             connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace)
         )
-        self.inbox = Inbox(self.store, config)
+        self.blobs = Blobs(self.store, self.keyring, config.max_payload)
+        self.inbox = Inbox(self.store, config, self.blobs)
         self.met = self.store.registered
         self._factories: dict[tuple[str, str], MessageFactory] = {}
         self._sender = Sender()
@@ -224,8 +267,13 @@ class RedisCaller:
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
-        messages = self._make(function, call, inputs, kind)
-        admission = self._submit(function, messages, [call], kind)
+        name, limits = function.task.name, self._limits(kind)  # type: ignore[attr-defined]  # as in _make
+        with self.drafts(name, function.full_name, *limits, partial(function.make_known, self)) as drafts:
+            try:
+                messages = self._make(function, call, inputs, kind, drafts)
+                admission = self._submit(function, messages, [call], kind, drafts.keys())
+            except NoRoomError as full:
+                admission = full.admission
         if not admission.accepted and kind != "map":
             raise self._exhausted(function, admission, kind)
         return admission.accepted
@@ -235,11 +283,20 @@ class RedisCaller:
     ) -> asyncio.Future[int]:
         """See :class:`scaleplug.abc.Caller`."""
         if kind == "map" or len(inputs) != 1 or looks_large(inputs):
-            send = partial(self.send, function, call, inputs, kind=kind)
-            return self._sender.soon(partial(contextvars.copy_context().run, send))
+            return self._send_later(function, call, inputs, kind)
         # Here, so that what the caller does to its arguments afterwards changes nothing.
-        (message,) = self._make(function, call, inputs, kind)
+        name = function.task.name  # type: ignore[attr-defined]  # as in _make
+        try:
+            (message,) = self._make(function, call, inputs, kind, Drafts(self.blobs, name, _refuse_to_block))
+        except BlocksError:
+            return self._send_later(function, call, inputs, kind)
         return self._sender.send(Parcel(self._deliver, function, kind, call, message))
+
+    def _send_later(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind
+    ) -> asyncio.Future[int]:
+        send = partial(self.send, function, call, inputs, kind=kind)
+        return self._sender.soon(partial(contextvars.copy_context().run, send))
 
     def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
         """See :class:`scaleplug.abc.Caller`."""
@@ -256,7 +313,9 @@ class RedisCaller:
         for parcel in parcels[admission.accepted :]:
             parcel.answer.fail(self._exhausted(function, after, kind))
 
-    def _make(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> list[str]:
+    def _make(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, drafts: Drafts
+    ) -> list[str]:
         name = function.full_name
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
         factory = self._factories.get((name, task.name))
@@ -264,10 +323,15 @@ class RedisCaller:
             factory = MessageFactory(task, self.keyring, self.inbox.name, name, code_version(task.function.owner))
             self._factories[name, task.name] = factory
         keep = int(self.config.result_ttl) if kind == "spawn" else 0
-        return factory.make(call, inputs, many=kind == "map", keep=keep)
+        return factory.make(call, inputs, many=kind == "map", keep=keep, drafts=drafts)
 
     def _submit(
-        self, function: FunctionRef, messages: Sequence[str], calls: Sequence[str], kind: CallKind
+        self,
+        function: FunctionRef,
+        messages: Sequence[str],
+        calls: Sequence[str],
+        kind: CallKind,
+        drafts: Sequence[str] = (),
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
         function.make_known(self)
@@ -282,6 +346,7 @@ class RedisCaller:
             partial=kind == "map" or len(calls) > 1,
             record=" ".join(calls) if kind == "spawn" else "",
             record_seconds=self.config.result_ttl + 86_400,
+            drafts=drafts,
         )
 
     def _limits(self, kind: CallKind) -> tuple[int, int]:
@@ -305,6 +370,19 @@ class RedisCaller:
             if self.store.override(function, before, seal_override(self.keyring, function, laid_over)):
                 return settings
 
+    def drafts(
+        self, task: str, pool: str, most: int, total: int = 0, prepare: Callable[[], object] = lambda: None
+    ) -> Drafts:
+        """Return what keeps the large arguments of a submission apart; needs room below the limits for any."""
+
+        def need_room() -> None:
+            prepare()
+            now = self.store.submit(pool, [], most_pending=most, most_total=total)
+            if now.pending >= most or 0 < total <= now.pending + now.running:
+                raise NoRoomError(now)
+
+        return Drafts(self.blobs, task, need_room)
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         keep = self.config.result_ttl if tell else 0
@@ -316,14 +394,39 @@ class RedisCaller:
         if watch:
             self.inbox.start()
         outcome, function, cancelled, ended = self.store.watch(call, self.inbox.name if watch else "")
-        event = Event(0, outcome, ended) if outcome is not None or ended else None
+        event = None
+        if outcome is not None or ended:
+            event = Event(0, outcome, ended, large=outcome is not None and is_apart(outcome))
         return Look(event, function, cancelled)
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, event.context(call), event.outcome)
+        result = open_outcome(self.keyring, event.context(call), event.outcome, self._fetch)
+        if event.large:
+            self.inbox.drop(event)
+        return result
+
+    def drop(self, event: Event) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        if blocks_loop():
+            self._sender.soon(partial(self.inbox.drop, event))
+        else:
+            self.inbox.drop(event)
+
+    def _fetch(self, payload: bytes) -> Parts:
+        """Read a large outcome, also while the connection breaks: the inbox outlives that too."""
+        deadline, pause = time.monotonic() + self.config.reconnect_timeout, 0.05
+        while True:
+            try:
+                return self.blobs.read(payload)
+            except LOST as exc:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("a result can't be read from Redis, trying again: %s: %s", type(exc).__name__, exc)
+                time.sleep(pause)
+                pause = min(pause * 2, 2.0)
 
     def grant(self, call: str, part: int | None) -> bool:
         """See :class:`scaleplug.abc.Caller`."""
@@ -332,15 +435,3 @@ class RedisCaller:
         except (RedisError, OSError):
             return False
         return True
-
-
-def looks_large(inputs: Sequence[Input]) -> bool:
-    """Tell whether pickling the arguments may hold up an event loop; never asks much of them."""
-    size = 0
-    for _, args, kwargs in inputs:
-        for value in (*args, *kwargs.values()):
-            if type(value) in (bytes, bytearray, str, list, tuple, dict, set, frozenset):
-                size += len(value)
-            elif hasattr(type(value), "nbytes"):  # a memoryview, an array
-                size += value.nbytes if isinstance(value.nbytes, int) else 0
-    return size > LARGE

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -23,8 +23,10 @@ from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
+from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
-from scaleplug.errors import ExecutionError, InvalidError, ResourceExhausted, SerializationError
+from scaleplug.client import RedisCaller
+from scaleplug.errors import Error, ExecutionError, InvalidError, ResourceExhausted, SerializationError
 from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, code_version, digest, is_generator, kind_of, variant, with_options
@@ -33,7 +35,7 @@ from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
 from scaleplug.streams import StreamMethod
-from scaleplug.transport import Transport
+from scaleplug.transport import Transport, exhausted
 
 if TYPE_CHECKING:
     from celery import Task as _Task
@@ -74,16 +76,17 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         **options: Any,
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
-        pool, task_id = options.pop(POOL, None), task_id or str(uuid4())
+        pool, again, task_id = options.pop(POOL, None), task_id is not None, task_id or str(uuid4())
         function = self.function if pool is None else self.function.in_pool(pool)
         if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
             function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
         queue = options.get("queue") or options.get("routing_key")  # a retry goes where it was
-        name = function.full_name if pool else function.pool_of_queue(queue)
-        if name == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
-            function.app.ready_for_calls(function.owner)
+        name, caller = function.full_name if pool else function.pool_of_queue(queue), None
+        if not self.recording:  # what is recorded is sent, and made known, later
+            own = name == function.full_name
+            caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
         options["queue"] = function.app.keys.queue(name)
         version = code_version(function.owner)
         if version and "scaleplug" not in (options.get("headers") or {}):
@@ -91,14 +94,16 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         for other in ("exchange", "routing_key", "connection"):
             options.pop(other, None)
         try:
-            with sealing(self.name, task_id, name):
+            with _sending(None if again else caller, self.name, task_id, name):
                 return super().apply_async(
                     args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
             wrapped = exc.args[0] if exc.args else None
-            raise wrapped if isinstance(wrapped, SerializationError) else exc from None
+            if isinstance(wrapped, NoRoomError):
+                wrapped = exhausted(pool, wrapped.admission, function.app.config.max_spawned, 0)
+            raise wrapped if isinstance(wrapped, Error) else exc from None
 
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
@@ -121,6 +126,25 @@ def _elsewhere() -> None:
 
 def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
+
+
+@contextlib.contextmanager
+def _sending(caller: Caller | None, name: str, task_id: str, pool: str) -> Iterator[None]:
+    """Sign what Celery sends here.
+
+    With a caller large arguments are kept apart, under the id, so it must be a new one.
+    """
+    if not isinstance(caller, RedisCaller):
+        with sealing(name, task_id, pool):
+            yield
+        return
+    with caller.drafts(name, pool, caller.config.max_spawned) as drafts:
+        token = submission.set(drafts)
+        try:
+            with sealing(name, task_id, pool, partial(drafts.pack, 0, task_id)):
+                yield
+        finally:
+            submission.reset(token)
 
 
 def _task_class(celery: Celery) -> type:

@@ -13,6 +13,9 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | transit:C:E | list | the message a container is taking | containers (BLMOVE) | scripts | empty |
 | claims:C:E | hash | ID -> message, the inputs a container runs | scripts | scripts | empty |
 | running:FN | zset | ID by the time at which its timeout ends | scripts | controller, ps | empty |
+| argument:ID | hash | position -> chunk of an input's large arguments; their hashes are in its signed message | callers | containers | input ends |
+| outcome:CALL:INDEX:R | hash | position -> chunk of a large outcome (R is random); their hashes are in the signed outcome | containers | callers, FunctionCall | read; with the result it is kept for; 1 h |
+| draft:KEY | hash | what is to become one of these when its input is accepted or its outcome stored | callers, containers | scripts | accepted or refused; 1 h |
 | attempts:FN | hash | ID -> times taken | scripts | scripts | input finishes |
 | verdicts:FN | hash | ID -> why the input must fail instead of running (``streamed:ITEMS:PART``: so much of its stream was sent) | controller, scripts | containers, scripts | input finishes |
 | retries:FN | hash | ID -> how often it has failed and was put off | scripts | containers | input finishes |

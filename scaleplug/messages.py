@@ -17,6 +17,7 @@ from celery import Task, current_task
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection, Producer
 
+from scaleplug.blobs import Drafts
 from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, Transport
 
@@ -57,24 +58,30 @@ class MessageFactory:
         self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
 
     def make(
-        self, call: str, inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]], *, many: bool, keep: int
+        self,
+        call: str,
+        inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]],
+        *,
+        many: bool,
+        keep: int,
+        drafts: Drafts | None = None,
     ) -> list[str]:
-        """Return one message per (index, args, kwargs)."""
-        made = []
+        """Return one message per (index, args, kwargs); ``drafts`` keeps large arguments apart."""
+        made: list[str] = []
         check = getattr(self.task, "__header__", None) if self.task.typing else None
         for index, args, kwargs in inputs:
             if check is not None:
                 check(*args, **kwargs)  # the TypeError of a plain call, here and not in a container
             input_id = f"{call}:{index}" if many else call
-            body = self._body(input_id, args, kwargs)
+            body = self._body(len(made), input_id, (args, dict(kwargs), EMBED), drafts)
             if before_task_publish.receivers or after_task_publish.receivers:
                 made.append(self._long_way(call, index, input_id, body, many, keep))
             else:
                 made.append(self._fill(call, index, input_id, body, many, keep))
         return made
 
-    def _body(self, input_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        payload = pickle_call(self.task.name, args, dict(kwargs), EMBED)
+    def _body(self, position: int, input_id: str, value: tuple[Any, ...], drafts: Drafts | None) -> str:
+        payload = pickle_call(self.task.name, *value) if drafts is None else drafts.pack(position, input_id, value)
         context = input_context(self.task.name, input_id, self.pool)
         return base64.b64encode(self.keyring.seal(INPUT, context, payload)).decode()
 

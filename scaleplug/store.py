@@ -119,11 +119,11 @@ class Store:
         self._scripts: dict[str, Any] = {}
         self._flags: bool | None = None
 
-    def _run(self, name: str, *args: Any) -> Any:
+    def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
         script = self._scripts.get(name)
         if script is None:
             script = self._scripts[name] = self.client.register_script(_script_text(name, self._knows_flags()))
-        return script(keys=[self.keys.prefix], args=args)
+        return script(keys=[self.keys.prefix, *(d and self.keys.of("draft", d) for d in drafts)], args=args)
 
     def _knows_flags(self) -> bool:
         if self._flags is None:
@@ -141,7 +141,7 @@ class Store:
 
     # -- callers ---------------------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(  # noqa: PLR0913  # what the script takes
         self,
         function: str,
         messages: Sequence[str | bytes],
@@ -151,14 +151,21 @@ class Store:
         partial: bool = False,
         record: str = "",
         record_seconds: float = 0,
+        drafts: Sequence[str] = (),
     ) -> Admission:
-        """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``."""
-        args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
-        return Admission(*(int(n) for n in self._admit("submit", *args, *messages)))
+        """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``.
 
-    def delay(self, function: str, message: str | bytes, due: float, *, most_pending: int) -> Admission:
-        """Keep an input until the Unix time ``due``."""
-        return Admission(*(int(n) for n in self._admit("delay", function, most_pending, repr(due), message)))
+        ``drafts`` names the large arguments of the first messages, with '' for those that have none.
+        """
+        args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
+        return Admission(*(int(n) for n in self._admit("submit", *args, *messages, drafts=drafts)))
+
+    def delay(
+        self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
+    ) -> Admission:
+        """Keep an input until the Unix time ``due``; see :meth:`submit` for ``drafts``."""
+        result = self._admit("delay", function, most_pending, repr(due), message, drafts=drafts)
+        return Admission(*(int(n) for n in result))
 
     def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
         """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
@@ -234,10 +241,12 @@ class Store:
         failed: bool,
         reply: Mapping[str, Any],
         outcome: bytes | None,
+        draft: str = "",
     ) -> bool:
         """Acknowledge an input and store its outcome; False when the container no longer owns it.
 
-        ``seconds`` it took count for the function's service time, unless they are ``None``.
+        ``seconds`` it took count for the function's service time, unless they are ``None``. ``draft`` names the large
+        value to which the outcome refers.
         """
         return bool(
             self._run(
@@ -253,6 +262,7 @@ class Store:
                 reply.get("caller", ""),
                 int(reply.get("keep", 0)),
                 outcome or b"",
+                drafts=[draft] if draft else (),
             )
         )
 

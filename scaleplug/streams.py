@@ -159,7 +159,9 @@ async def receive_async(
     try:
         await asyncio.to_thread(caller.send, function, call, [(0, args, kwargs)], kind="remote")
         while not arrivals.ended:
-            items = arrivals.open(await outcomes.get_async(arrivals.patience))
+            event = await outcomes.get_async(arrivals.patience)
+            large = event is not None and event.large  # what a generator returned at its end
+            items = await asyncio.to_thread(arrivals.open, event) if large else arrivals.open(event)
             if arrivals.owes:
                 await asyncio.to_thread(arrivals.grant)
             for item in items:

@@ -36,6 +36,7 @@ if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('LPOP', transit)
   redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
   redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
+  redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) -- longer than its message: parking more renews that
   return {'parked'}
 end
 -- Only the registered version is worth leaving for: two callers with different ones would send containers away for ever.

@@ -94,7 +94,17 @@ local function deliver(call, index, caller, keep, payload, refused)
   end
 end
 
+-- Let the draft of a large value count from here on: for `seconds`, or until it is deleted where that is nil.
+local function accept(draft, seconds)
+  if redis.call('EXISTS', draft) == 0 then return end -- this was done before, and the reply was lost
+  local key = P .. string.sub(draft, #P + #'draft:' + 1)
+  redis.call('RENAME', draft, key)
+  if seconds then redis.call('EXPIRE', key, seconds) else redis.call('PERSIST', key) end
+end
+
+-- An input has come to its end, in whatever way.
 local function forget(fn, id)
+  redis.call('UNLINK', P .. 'argument:' .. id)
   redis.call('ZREM', P .. 'running:' .. fn, id)
   redis.call('HDEL', P .. 'attempts:' .. fn, id)
   redis.call('HDEL', P .. 'verdicts:' .. fn, id)

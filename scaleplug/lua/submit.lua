@@ -1,4 +1,5 @@
 -- Check the limits and put inputs on a function's queue, in one step.
+-- KEYS[1 + n]: the draft of the n-th message's large arguments, '' for none, as far as there are any.
 -- ARGV: fn, most pending, most pending and running (0: any), 1 to accept as many as fit, call to record ('' for none; several,
 --       with a space between them, are calls of one message each), seconds to keep the record, messages...
 -- Returns {accepted, pending before, running}; {-1, 0, 0} when the function takes none, see `admit`.
@@ -21,6 +22,9 @@ while first < 7 + n do
   local last = math.min(first + 999, 6 + n)
   redis.call('LPUSH', queue, unpack(ARGV, first, last))
   first = last + 1
+end
+for i = 1, math.min(n, #KEYS - 1) do
+  if KEYS[1 + i] ~= '' then accept(KEYS[1 + i]) end
 end
 local recorded = 0
 for call in string.gmatch(ARGV[5], '%S+') do

@@ -15,6 +15,7 @@ import cloudpickle
 from celery.exceptions import TaskPredicate
 
 from scaleplug.abc import CallKind, Event
+from scaleplug.blobs import check_size
 from scaleplug.errors import (
     ContainerCrashError,
     InputCancellation,
@@ -26,7 +27,7 @@ from scaleplug.errors import (
 from scaleplug.function import Function
 from scaleplug.pools import with_options
 from scaleplug.serializer import pickle_call
-from scaleplug.settings import FunctionSettings
+from scaleplug.settings import FunctionSettings, process_config
 from scaleplug.streams import Window
 
 AnyFunction = Function[Any, Any]
@@ -133,6 +134,7 @@ def make(
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
     payload = pickle_call(function.full_name, args, dict(kwargs))
+    check_size(f"an argument of {function.full_name}", len(payload), process_config().max_payload)
     return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
 
 

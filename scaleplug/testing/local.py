@@ -25,6 +25,7 @@ from celery import current_task
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
 from scaleplug.cls import BoundMethod, Cls
 from scaleplug.context import running
@@ -35,6 +36,7 @@ from scaleplug.errors import (
     InputCancelledError,
     InvalidError,
     NotFoundError,
+    PayloadTooLargeError,
 )
 from scaleplug.function import Function, run_coroutine
 from scaleplug.here import known_functions, known_methods, use_twin
@@ -289,6 +291,9 @@ class LocalRun:
             if not item.ended and item.call in self._open:
                 self._open[item.call][0](event)
 
+    def drop(self, event: Event) -> None:
+        """See :class:`scaleplug.abc.Caller`: here nothing is kept anywhere else."""
+
     # -- running ---------------------------------------------------------------------------------------------------
 
     def _here(self, function: AnyFunction) -> AnyFunction:
@@ -374,7 +379,15 @@ class LocalRun:
             exc.__traceback__ = own_frames_off(exc)
             item.retry_in = retry_delay(item, exc) if begun else None
             return seal_failure(self.keyring, context, exc)
-        return seal_value(self.keyring, context, value, name)
+        return self._seal(name, context, value)
+
+    def _seal(self, name: str, context: str, value: Any) -> bytes:
+        sealed = seal_value(self.keyring, context, value, name)
+        try:
+            check_size(f"what {name} returned", len(sealed), process_config().max_payload)
+        except PayloadTooLargeError as exc:
+            return seal_failure(self.keyring, context, exc)
+        return sealed
 
     def _run(self, item: LocalInput, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         orders = item.orders

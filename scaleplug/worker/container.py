@@ -25,12 +25,12 @@ from kombu import Connection
 
 from scaleplug.abc import EXIT_OUTDATED, StartRequest
 from scaleplug.cls import Cls, ObjectPool
-from scaleplug.errors import SerializationError
+from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
-from scaleplug.serializer import NAME, Keyring
+from scaleplug.serializer import NAME, Keyring, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
@@ -55,7 +55,11 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         # Celery would only drop the input, and its caller would wait for ever.
         wrapped = exc.args[0] if exc.args else exc
         function = message.headers["task"]
-        error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
+        error: Error = SerializationError(
+            f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}"
+        )
+        if isinstance(wrapped, SerializationError):  # it could not even be verified
+            error = InputRefusedError(f"the container refused an argument of {function}: {wrapped}")
         told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
@@ -101,8 +105,6 @@ class Container:
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}
-        for task in self.tasks.values():
-            task.run = self.runner
         app.set_current()
         app.set_default()
         # The app of this process only; its other tasks don't run here.
@@ -142,6 +144,8 @@ class Container:
         )  # fmt: skip
         intake.on_outdated = self._on_stop
         self.runner.attach(intake, self.keyring)
+        intake.payloads.blobs.limit = self.config.max_payload
+        use_large_arguments(intake.payloads.take)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop
         signal.signal(signal.SIGTERM, self._on_stop)
@@ -198,6 +202,7 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
             consumer.strategies[task.name] = task.start_strategy(app, consumer)
 

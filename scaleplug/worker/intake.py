@@ -25,9 +25,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from scaleplug.blobs import Blobs
 from scaleplug.errors import SerializationError
-from scaleplug.serializer import CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
+from scaleplug.serializer import APART, CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
+from scaleplug.settings import MAX_PAYLOAD
 from scaleplug.store import Store
+from scaleplug.worker.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +68,17 @@ class Claim:
     retried: int = 0
     retry_in: float | None = None
     """Seconds after which the input runs again instead of ending; ``None`` when it ends."""
+    large: bytes = b""
+    """The reference to its arguments, where they are kept apart."""
+    draft: str = ""
+    """The name of its outcome, where that is."""
 
 
 def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Keyring) -> dict[str, Any]:
     """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
     try:
         message = json.loads(raw)
+        message.pop("large", None)  # what is there later has been verified
         headers, properties = message["headers"], message["properties"]
         task, input_id, content_type = headers["task"], headers["id"], message["content-type"]
         body = base64.b64decode(message["body"]) if properties.get("body_encoding") == "base64" else message["body"]
@@ -83,7 +91,9 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
     if content_type == CONTENT_TYPE:
         try:
             sealed = body if isinstance(body, bytes) else body.encode()
-            keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
+            payload = keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
+            if payload[:1] == APART:
+                message["large"] = payload
         except SerializationError as exc:
             raise RefusedError(str(exc)) from None
         reply = reply_of(message)
@@ -150,6 +160,7 @@ class Intake:
         self.queue = store.keys.queue(function)
         self.claims: dict[str, Claim] = {}
         self.by_id: dict[str, Claim] = {}
+        self.payloads = Payloads(Blobs(store, keyring, MAX_PAYLOAD))
         self.epoch = 0
         self.draining = False
         self.on_idle: Callable[[], object] = lambda: None
@@ -294,6 +305,9 @@ class Intake:
             retried=claimed.retried,
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
+        claim.large = message.pop("large", b"")
+        if claim.large:
+            self.insist(lambda: self.payloads.fetch(claim.large))
         return message
 
     def _refuse(self, raw: bytes, reason: str) -> None:
@@ -312,7 +326,7 @@ class Intake:
         if claim is None:
             return
         try:
-            self._insist(lambda: self._finish(claim))
+            self.insist(lambda: self._finish(claim))
         finally:
             self._drop(claim)
 
@@ -327,8 +341,9 @@ class Intake:
             owned = self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
         else:
             owned = self.store.finish(
-                *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome
-            )
+                *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
+                draft=claim.draft,
+            )  # fmt: skip
         self._cold = False
         if not owned:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
@@ -348,17 +363,17 @@ class Intake:
         if claim is None:
             return
         try:
-            self._insist(lambda: self.store.requeue(self.container, claim.epoch, self.function, claim.id))
+            self.insist(lambda: self.store.requeue(self.container, claim.epoch, self.function, claim.id))
         finally:
             self._drop(claim)
 
     def owns(self, claim: Claim) -> bool:
         """Return whether this container still owns an input."""
         owned: list[bool] = []
-        self._insist(lambda: owned.append(self.store.owns(self.container, claim.epoch, claim.id)))
+        self.insist(lambda: owned.append(self.store.owns(self.container, claim.epoch, claim.id)))
         return owned[-1]
 
-    def _insist(self, action: Callable[[], object]) -> None:
+    def insist(self, action: Callable[[], object]) -> None:
         """Do it until Redis has answered; what can't be reached for too long ends the process."""
         while True:
             try:
@@ -375,6 +390,7 @@ class Intake:
     def _drop(self, claim: Claim) -> None:
         self.claims.pop(claim.tag, None)
         self.by_id.pop(claim.id, None)
+        self.payloads.forget(claim.large)
         self.wake()
         if not self.claims:
             self.on_idle()

@@ -23,10 +23,11 @@ from scaleplug.errors import (
     InputCancellation,
     InputCancelledError,
     InvalidError,
+    PayloadTooLargeError,
     note_attempts,
 )
 from scaleplug.pools import is_generator
-from scaleplug.serializer import Keyring, seal_failure, seal_value, shortly
+from scaleplug.serializer import Keyring, shortly
 from scaleplug.settings import FunctionSettings
 from scaleplug.streams import broken
 from scaleplug.worker import streams
@@ -207,9 +208,14 @@ class Runner:
 
     def _succeed(self, claim: Claim, value: Any) -> None:
         assert self.intake is not None and self.keyring is not None
+        intake = self.intake
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
-            claim.outcome = seal_value(self.keyring, context, value, self.intake.function)
+            try:
+                intake.insist(lambda: intake.payloads.settle(claim, context, value, intake.function))
+            except PayloadTooLargeError as exc:
+                self._fail(claim, exc)
+                raise
         elif not self.intake.owns(claim):
             raise Ignore  # Celery must not store the result of an input that runs elsewhere now
 
@@ -219,7 +225,8 @@ class Runner:
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
             exc.__traceback__ = _own_frames_off(exc)
-            claim.outcome = seal_failure(self.keyring, context, exc)
+            payloads = self.intake.payloads
+            self.intake.insist(lambda: payloads.settle_failure(claim, context, exc))
         elif not self.intake.owns(claim):
             raise Ignore from None
 

@@ -85,8 +85,8 @@ def _with_something_to_do(text: str) -> str:
 def snippets(page: str) -> Iterator[Snippet]:
     """Return the snippets of a page, in their order."""
     number = 0
-    for text in _texts(page):
-        text = textwrap.dedent(text).strip("\n") + "\n"
+    for found in _texts(page):
+        text = textwrap.dedent(found).strip("\n") + "\n"
         if CODE.search(text) and _parses(text):
             number += 1
             yield Snippet(number, text)

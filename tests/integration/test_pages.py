@@ -16,7 +16,9 @@ from tests.integration.snippets import Snippet, snippets
 FOLDERS = [Path(__file__).parent / "pages", *map(Path, filter(None, [os.environ.get("SCALEPLUG_PAGES")]))]
 PAGES = sorted(page for folder in FOLDERS for page in folder.glob("*.*"))
 CASES = [
-    pytest.param(snippet, id=f"{page.stem}-{snippet.number}") for page in PAGES for snippet in snippets(page.read_text())
+    pytest.param(snippet, id=f"{page.stem}-{snippet.number}")
+    for page in PAGES
+    for snippet in snippets(page.read_text())
 ]
 MISTAKE = "evaluate_model(inputs)"
 """What calls a function as if it were a plain one."""
