@@ -27,12 +27,13 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
-from scaleplug.blobs import Blobs, Drafts, NoRoomError, Parts, looks_large
+from scaleplug.blobs import Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large
 from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
     InputRefusedError,
     NotFoundError,
+    OutputExpiredError,
     RemoteError,
     ResourceExhausted,
     StateLostError,
@@ -403,7 +404,10 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        result = open_outcome(self.keyring, event.context(call), event.outcome, self._fetch)
+        try:
+            result = open_outcome(self.keyring, event.context(call), event.outcome, self._fetch)
+        except OutputExpiredError as exc:
+            return False, exc
         if event.large:
             self.inbox.drop(event)
         return result
@@ -421,6 +425,8 @@ class RedisCaller:
         while True:
             try:
                 return self.blobs.read(payload)
+            except GoneError as exc:
+                raise OutputExpiredError(f"the result is no longer kept: {exc}") from None
             except LOST as exc:
                 if time.monotonic() > deadline:
                     raise
