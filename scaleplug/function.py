@@ -26,7 +26,14 @@ from scaleplug.autoscaling import Autoscaled
 from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
 from scaleplug.client import RedisCaller
-from scaleplug.errors import Error, ExecutionError, InvalidError, ResourceExhausted, SerializationError
+from scaleplug.errors import (
+    Error,
+    ExecutionError,
+    InvalidError,
+    PayloadTooLargeError,
+    ResourceExhausted,
+    SerializationError,
+)
 from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, code_version, digest, is_generator, kind_of, variant, with_options
@@ -49,7 +56,7 @@ POOL = "scaleplug_pool"
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NOTHING_SENT = (ResourceExhausted, SerializationError, TypeError)
+NOTHING_SENT = (ResourceExhausted, PayloadTooLargeError, SerializationError, TypeError)
 """What refuses a call before or when it is sent: then there is nothing to be cancelled."""
 
 
@@ -102,7 +109,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         except EncodeError as exc:  # kombu's wrapping
             wrapped = exc.args[0] if exc.args else None
             if isinstance(wrapped, NoRoomError):
-                wrapped = exhausted(pool, wrapped.admission, function.app.config.max_spawned, 0)
+                wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
             raise wrapped if isinstance(wrapped, Error) else exc from None
 
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
