@@ -180,6 +180,10 @@ class Reference:
         return cls(*json.loads(payload[2:]))
 
 
+class GoneError(SerializationError):
+    """Nothing is there of a large value."""
+
+
 Parts = tuple[memoryview, list[memoryview]]
 """A pickle and its buffers."""
 
@@ -217,8 +221,10 @@ class Blobs:
             for position, digest in enumerate(reference.digests):
                 chunk = self.store.client.hget(key, str(position))
                 what = f"chunk {position + 1} of {len(reference.digests)} of {reference.key}"
+                if chunk is None and position == 0:
+                    raise GoneError(f"{reference.key} is gone: it has expired, or was deleted")
                 if chunk is None:
-                    raise SerializationError(f"{what} is missing: it has expired, or was deleted")
+                    raise SerializationError(f"{what} is missing")
                 end = at + len(chunk)
                 checks.append(hasher.submit(_receive, chunk, digest, whole[at:end], what))
                 at = end

@@ -23,11 +23,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
-from scaleplug.blobs import Blobs, Drafts, NoRoomError, Parts
+from scaleplug.blobs import Blobs, Drafts, GoneError, NoRoomError, Parts
 from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
     InputRefusedError,
+    OutputExpiredError,
     RemoteError,
     StateLostError,
 )
@@ -284,7 +285,10 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        result = open_outcome(self.keyring, f"{call}|{event.index}", event.outcome, self._fetch)
+        try:
+            result = open_outcome(self.keyring, f"{call}|{event.index}", event.outcome, self._fetch)
+        except OutputExpiredError as exc:
+            return False, exc
         if event.large:
             self.drop(event)
         return result
@@ -299,6 +303,8 @@ class RedisCaller:
         while True:
             try:
                 return self.blobs.read(payload)
+            except GoneError as exc:
+                raise OutputExpiredError(f"the result is no longer kept: {exc}") from None
             except LOST as exc:
                 if time.monotonic() > deadline:
                     raise

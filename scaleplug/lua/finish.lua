@@ -16,7 +16,7 @@ if ARGV[5] ~= '' then
 end
 if ARGV[6] == '1' then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', 1) end
 -- One that is kept lives as long as what refers to it; the caller renews one that it has not read yet.
-if KEYS[2] then accept(KEYS[2], math.max(tonumber(ARGV[10]), 3600)) end
+if KEYS[2] then accept(KEYS[2], tonumber(ARGV[10]) > 0 and ARGV[10] or 3600) end
 if ARGV[7] ~= '' and ARGV[11] ~= '' then deliver(ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11], nil) end
 now_idle(fn, container, epoch)
 return 1

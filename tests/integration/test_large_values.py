@@ -20,6 +20,7 @@ from scaleplug.errors import (
     ExecutionError,
     InputCancelledError,
     InputRefusedError,
+    OutputExpiredError,
     ResourceExhausted,
 )
 from tests.contract.sides import limits
@@ -266,7 +267,7 @@ def test_arguments_that_are_not_what_was_signed_are_refused(
     call = jobs.held_digest.spawn(str(tmp_path), "second", DATA)
     tamper(surroundings, f"argument:{call.object_id}", change)
     busy()
-    text = r"refused an argument of jobs\.held_digest: chunk \d of .* is (missing|not the one that was signed)"
+    text = r"refused an argument of jobs\.held_digest: .*argument:\S+ is (gone|missing|not the one that was signed)"
     with pytest.raises(InputRefusedError, match=text):
         call.get(timeout=20)
     assert not starts(tmp_path, "second")
@@ -281,7 +282,7 @@ def test_arguments_of_another_input_are_refused(
     calls = [jobs.held_digest.spawn(str(tmp_path), "second", data) for data in (DATA, DATA[::-1])]
     client.rename(*(keys.of("argument", call.object_id) for call in calls))
     busy()
-    for call, text in zip(calls, ("is missing", "is not the one"), strict=True):
+    for call, text in zip(calls, ("is gone", "is not the one"), strict=True):
         with pytest.raises(InputRefusedError, match=text):
             call.get(timeout=20)
 
@@ -295,7 +296,10 @@ def test_a_result_that_is_not_what_was_signed_is_refused(
     (name,) = kept(surroundings)
     tamper(surroundings, name, change)
     try:
-        with pytest.raises(ExecutionError, match=r"the result could not be read: chunk \d of \d of outcome:"):
+        kind, text = ExecutionError, r"the result could not be read: chunk \d of \d of outcome:"
+        if change is _remove:
+            kind, text = OutputExpiredError, "no longer kept"
+        with pytest.raises(kind, match=text):
             call.get(timeout=20)
     finally:
         surroundings.caller.blobs.drop(name)
