@@ -14,7 +14,20 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from benchmarks import burst, cold_start, decision, idle, kill, large_values, memory, report, round_trip, short_inputs
+from benchmarks import (
+    aio_calls,
+    burst,
+    cold_start,
+    decision,
+    idle,
+    kill,
+    large_values,
+    memory,
+    report,
+    round_trip,
+    short_inputs,
+    streams,
+)
 from benchmarks.harness import Plan, Result, time_limit
 from benchmarks.machine import facts
 
@@ -27,6 +40,8 @@ MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
     "decision": decision.measure,
     "idle": idle.measure,
     "round_trip": round_trip.measure,
+    "streams": streams.measure,
+    "aio_calls": aio_calls.measure,
     "large_values": large_values.measure,
 }
 LIMIT = 180.0

@@ -54,7 +54,8 @@ def surroundings(app: App, *functions: Any) -> Iterator[Surroundings]:
         run.start()
         caller = app.caller()
         assert isinstance(caller, RedisCaller)
-        app.register(caller.store, caller.keyring, only=list(functions))
+        for function in functions:
+            app.ready_for_calls(function)
         yield Surroundings(run, caller.store)
     finally:
         run.stop()

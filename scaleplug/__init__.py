@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
+    from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
+    from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
+        AsyncUsageWarning,
         Error,
         InputCancellation,
         InvalidError,
@@ -17,24 +20,52 @@ if TYPE_CHECKING:
         UserCodeException,
     )
     from scaleplug.function import Function
+    from scaleplug.schedules import Cron, Period
+    from scaleplug.settings import AutoscalerSettings, Retries
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
+    "AsyncUsageWarning",
+    "AutoscalerSettings",
+    "Cls",
+    "Cron",
     "Error",
     "Function",
     "FunctionCall",
     "InputCancellation",
     "InvalidError",
+    "Period",
     "RemoteError",
     "ResourceExhausted",
+    "Retries",
     "UserCodeException",
     "__version__",
+    "current_function_call_id",
+    "current_input_id",
+    "enter",
+    "exit",
+    "is_local",
+    "method",
+    "parameter",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is here
-    _PLACES = {"App": "app", "Function": "function", "FunctionCall": "call"}
+    _PLACES = {
+        "App": "app",
+        "AutoscalerSettings": "settings",
+        "Cls": "cls",
+        "Cron": "schedules",
+        "Period": "schedules",
+        **dict.fromkeys(("enter", "exit", "method", "parameter"), "cls"),
+        "Function": "function",
+        "FunctionCall": "call",
+        "Retries": "settings",
+        "current_function_call_id": "context",
+        "current_input_id": "context",
+        "is_local": "context",
+    }
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used: the command line spares Celery's quarter of a second."""

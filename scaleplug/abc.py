@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
+
+from scaleplug.settings import FunctionSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +23,8 @@ class StartRequest:
     """Full name, ``app.function``."""
     slot: int
     """Stable number among the function's containers, from 1: makes the Celery node name ``app.function-3@host``."""
+    version: str = ""
+    """Version of the code it is to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,7 @@ class BackendContainer:
     slot: int
     started_at: float
     """Unix time."""
+    version: str = ""
     pid: int | None = None
 
 
@@ -75,13 +83,22 @@ class ContainerBackend(Protocol):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Event:
-    """The end of one input, as it reaches its caller: a sealed outcome, or a plain reason without one."""
+    """What reaches the caller of an input: its end, sealed or a plain reason without that, or a part of a stream."""
 
     index: int
     outcome: bytes | None
     reason: str = ""
+    part: int | None = None
+    """The number of a part of a stream, from 0; ``None`` for the end of an input."""
+    attempt: int = 0
+    """The run of the input that sent the part."""
     large: bool = False
     """The outcome only tells where the value is: reading it takes a while, and is for a thread that may block."""
+
+    def context(self, call: str) -> str:
+        """Return what the outcome must have been signed for."""
+        end = f"{call}|{self.index}"
+        return end if self.part is None else f"{end}|{self.attempt}|{self.part}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,11 @@ class Look:
 
 
 class Caller(Protocol):
-    """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests."""
+    """Sends the inputs of calls and brings back their ends: through Redis, or in this process for tests.
+
+    ``open``, ``close``, ``soon`` and ``send_soon`` never block; ``soon`` and ``send_soon`` need a running event loop,
+    and what they are asked for is done in that order. The others may block.
+    """
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""
@@ -106,6 +127,17 @@ class Caller(Protocol):
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map."""
 
+    def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
+        """Lay changes over a function's settings (``None`` takes one away); return those in force."""
+
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """Do the same without blocking. Arguments that can't be sent are errors at once."""
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """Run what may block, off the event loop."""
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
@@ -113,7 +145,10 @@ class Caller(Protocol):
         """Return what is known of a spawned call; ``watch`` asks to be told of its end."""
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
-        """Return ``(True, value)`` or ``(False, exception)``."""
+        """Return ``(True, value)`` or ``(False, exception)``; the value of a part is the list of its pickled items."""
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """Tell a stream's producer that a part is read, ``None`` that nothing more is; False: it can't be told now."""
 
     def drop(self, event: Event) -> None:
         """Let go of a large outcome that nobody will read."""
@@ -131,3 +166,6 @@ class FunctionRef(Protocol):
     @property
     def full_name(self) -> str:
         """``app.function``."""
+
+    def make_known(self, caller: Caller) -> None:
+        """Make sure that a controller knows the function; may block."""

@@ -17,7 +17,7 @@ import contextlib
 import json
 import pickle as stdlib_pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ import cloudpickle
 from redis.exceptions import OutOfMemoryError
 
 from scaleplug.errors import PayloadTooLargeError, ResourceExhausted, SerializationError
-from scaleplug.serializer import APART, OUTPUT, Keyring, is_apart, pickle, unpicklable
+from scaleplug.serializer import APART, OUTPUT, RETURN, Keyring, is_apart, pickle, pickle_call, unpicklable
 from scaleplug.store import Admission, Store
 
 LARGE: Final = 256 * 1024
@@ -138,10 +138,15 @@ class _Pieces(list[memoryview]):
         self.append(raw)
 
 
-def pickle_in_pieces(value: Any, what: str) -> Pickled:
+def pickle_result(value: Any, what: str) -> Pickled:
     """Return ``value`` pickled; the error names ``what`` it was."""
-    if weigh(value) < LARGE:
-        return Pickled((memoryview(pickle(value, what)),))
+    if weigh(value) >= LARGE:
+        with contextlib.suppress(Exception):  # it will come again
+            return _pickle_in_pieces(value)
+    return Pickled((memoryview(pickle(value, what, advice=RETURN)),))
+
+
+def _pickle_in_pieces(value: Any) -> Pickled:
     pieces, buffers = _Pieces(), []
 
     def keep_apart(buffer: stdlib_pickle.PickleBuffer) -> bool:
@@ -151,10 +156,7 @@ def pickle_in_pieces(value: Any, what: str) -> Pickled:
         buffers.append(raw)
         return False
 
-    try:
-        cloudpickle.Pickler(pieces, buffer_callback=keep_apart).dump(value)
-    except Exception as exc:
-        raise unpicklable(what, exc) from exc
+    cloudpickle.Pickler(pieces, buffer_callback=keep_apart).dump(value)
     return Pickled(tuple(pieces), tuple(buffers))
 
 
@@ -304,17 +306,20 @@ class Drafts:
         self.blobs, self.function, self._need_room = blobs, function, need_room
         self._keys: dict[int, str] = {}
 
-    def pack(self, position: int, input_id: str, value: Any) -> bytes:
+    def pack(self, position: int, input_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], *rest: Any) -> bytes:
         """Return the payload of the ``position``-th input of the submission: its pickle, or a reference."""
         what = f"an argument of {self.function}"
-        if weigh(value[:2]) < LARGE:
-            payload = pickle(value, what)
+        if weigh((args, kwargs)) < LARGE:
+            payload = pickle_call(self.function, args, kwargs, *rest)
             if len(payload) < LARGE:
                 check_size(what, len(payload), self.blobs.limit)
                 return payload
             pickled = Pickled((memoryview(payload),))
         else:
-            pickled = pickle_in_pieces(value, what)
+            try:
+                pickled = _pickle_in_pieces((args, kwargs, *rest))
+            except Exception as exc:
+                raise unpicklable(self.function, args, kwargs, exc) from exc
         check_size(what, pickled.size, self.blobs.limit)
         if pickled.size < LARGE:
             return pickled.joined()

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import contextlib
 import queue
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from scaleplug.abc import Caller, Event
 from scaleplug.errors import InputCancelledError, InvalidError, NotFoundError, OutputExpiredError
+from scaleplug.loops import Wakeups, wakeups, warn_if_blocking
 
 R = TypeVar("R")
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LARGE = 64_000
+"""Outcomes of so many bytes are read off the event loop."""
+CANCEL_SECONDS = 5.0
+"""How long a cancelled task waits for its input to be cancelled too, which happens in any case."""
+
 
 class Method(Generic[P, T]):
-    """A blocking method with its coroutine at ``.aio``."""
+    """A blocking method with its coroutine at ``.aio``; an event loop that it would block is told so.
+
+    ``_get`` makes a method that users know as ``get``.
+    """
 
     def __init__(self, blocking: Callable[P, T], aio: Callable[P, Coroutine[Any, Any, T]]) -> None:
         self._blocking = blocking
         self.aio = aio
         self.__doc__ = blocking.__doc__
+        self.__name__ = str(getattr(blocking, "__name__", "")).lstrip("_")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Block until it is done."""
+        warn_if_blocking(self.__name__, 3)
         return self._blocking(*args, **kwargs)
 
 
@@ -38,23 +49,29 @@ class Outcomes:
     def __init__(self, caller: Caller, call: str) -> None:
         self.caller, self.call = caller, call
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._arrived: asyncio.Event | None = None
+        self._wakeups: Wakeups | None = None
+        self._waiting: asyncio.Future[None] | None = None
         caller.open(call, self._put)
 
     @classmethod
     async def open(cls, caller: Caller, call: str) -> Outcomes:
         """Return the events of a call for the running loop."""
-        outcomes = await asyncio.to_thread(cls, caller, call)
-        outcomes._loop, outcomes._arrived = asyncio.get_running_loop(), asyncio.Event()  # noqa: SLF001  # its own
+        outcomes = cls(caller, call)
+        outcomes._wakeups = wakeups()
         return outcomes
 
     def _put(self, event: Event) -> None:
         self._events.put(event)
-        loop, arrived = self._loop, self._arrived
-        if loop is not None and arrived is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                loop.call_soon_threadsafe(arrived.set)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let an event loop that waits look again; from any thread."""
+        if self._wakeups is not None:
+            self._wakeups.call(self._wake_here)
+
+    def _wake_here(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event, ``None`` after ``timeout`` seconds."""
@@ -65,16 +82,27 @@ class Outcomes:
 
     async def get_async(self, timeout: float | None = None) -> Event | None:
         """Return the next event without blocking the loop, ``None`` after ``timeout`` seconds."""
-        assert self._arrived is not None
-        while self._events.empty():
-            self._arrived.clear()
-            if not self._events.empty():
-                break
-            try:
-                await asyncio.wait_for(self._arrived.wait(), timeout)
-            except builtins.TimeoutError:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (event := self.get(0)) is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
                 return None
-        return self._events.get_nowait()
+            await self.wait(left)
+        return event
+
+    async def wait(self, timeout: float | None = None) -> None:
+        """Return when there is an event, when woken, or after ``timeout`` seconds; without blocking the loop."""
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        # From here on an event ends the wait; one that came before is there.
+        timer = None if timeout is None else loop.call_later(timeout, self._wake_here)
+        try:
+            if self._events.empty():
+                await self._waiting
+        finally:
+            self._waiting = None
+            if timer is not None:
+                timer.cancel()
 
     def close(self) -> None:
         """Stop waiting."""
@@ -82,6 +110,21 @@ class Outcomes:
         while (event := self.get(0)) is not None:
             if event.large:
                 self.caller.drop(event)
+
+
+async def read_async(caller: Caller, call: str, event: Event) -> tuple[bool, Any]:
+    """Do what ``Caller.read`` does; a large outcome is read off the event loop."""
+    if event.large:  # in a thread of its own: reading it takes long, and the others' calls must not wait for that
+        return await asyncio.to_thread(caller.read, call, event)
+    if event.outcome is not None and len(event.outcome) > LARGE:
+        return await caller.soon(partial(caller.read, call, event))
+    return caller.read(call, event)
+
+
+async def finish_cancelling(cancelling: asyncio.Future[None]) -> None:
+    """Wait until a call is cancelled, but not for a Redis that doesn't answer."""
+    cancelling.add_done_callback(lambda future: future.cancelled() or future.exception())  # that under way says more
+    await asyncio.wait([cancelling], timeout=CANCEL_SECONDS)
 
 
 class FunctionCall(Generic[R]):
@@ -120,25 +163,23 @@ class FunctionCall(Generic[R]):
                 event = outcomes.get(_slice(left)) or self._look(outcomes.caller, watch=True)
         finally:
             outcomes.close()
-        return self._read(outcomes.caller, event)
+        return self._value(outcomes.caller.read(self.object_id, event))
 
     async def _get_aio(self, timeout: float | None = None) -> R:
         outcomes = await Outcomes.open(self._caller(), self.object_id)
         try:
             deadline = None if timeout is None else time.monotonic() + timeout
-            event = await asyncio.to_thread(self._look, outcomes.caller, watch=timeout != 0)
+            event = await outcomes.caller.soon(partial(self._look, outcomes.caller, watch=timeout != 0))
             while event is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise self._not_yet(timeout)
                 event = await outcomes.get_async(_slice(left))
                 if event is None:
-                    event = await asyncio.to_thread(self._look, outcomes.caller, watch=True)
+                    event = await outcomes.caller.soon(partial(self._look, outcomes.caller, watch=True))
         finally:
             outcomes.close()
-        if event.large:
-            return await asyncio.to_thread(self._read, outcomes.caller, event)
-        return self._read(outcomes.caller, event)
+        return self._value(await read_async(outcomes.caller, self.object_id, event))
 
     def _look(self, caller: Caller, *, watch: bool) -> Event | None:
         look = caller.look(self.object_id, watch=watch)
@@ -155,8 +196,8 @@ class FunctionCall(Generic[R]):
     def _not_yet(self, timeout: float | None) -> builtins.TimeoutError:
         return builtins.TimeoutError(f"{self.object_id} has no result yet after {timeout:g} s")
 
-    def _read(self, caller: Caller, event: Event) -> R:
-        ok, value = caller.read(self.object_id, event)
+    def _value(self, found: tuple[bool, Any]) -> R:
+        ok, value = found
         if not ok:
             raise value
         return value  # type: ignore[no-any-return]
@@ -173,16 +214,21 @@ class FunctionCall(Generic[R]):
         caller.cancel(function, self.object_id, tell=True)
 
     async def _cancel_aio(self) -> None:
-        await asyncio.to_thread(self._cancel)
+        await self._caller().soon(self._cancel)
 
     @staticmethod
     def _gather(*calls: FunctionCall[Any]) -> list[Any]:
         """Return the results in the order of the calls; the first failure is raised, the others go on."""
-        return [call.get() for call in _checked(calls)]
+        return [call._get() for call in _checked(calls)]  # noqa: SLF001  # its own
 
     @staticmethod
     async def _gather_aio(*calls: FunctionCall[Any]) -> list[Any]:
-        return list(await asyncio.gather(*(call.get.aio() for call in _checked(calls))))
+        waiting = [asyncio.ensure_future(call.get.aio()) for call in _checked(calls)]
+        try:
+            return list(await asyncio.gather(*waiting))
+        finally:
+            for task in waiting:
+                task.cancel()  # nobody waits any more; the calls themselves go on
 
     gather = Method(_gather, _gather_aio)
 

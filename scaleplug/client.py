@@ -7,7 +7,9 @@ loses no outcome.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import socket
@@ -15,11 +17,13 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
@@ -28,19 +32,25 @@ from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
     InputRefusedError,
+    NotFoundError,
     OutputExpiredError,
     RemoteError,
+    ResourceExhausted,
     StateLostError,
 )
 from scaleplug.keys import Keys
 from scaleplug.messages import MessageFactory
+from scaleplug.registry import Registration, open_override, seal_override
+from scaleplug.sender import Parcel, Sender
 from scaleplug.serializer import Keyring, is_apart, open_outcome
 from scaleplug.server import connect
-from scaleplug.settings import Config
-from scaleplug.store import Store, require_url
+from scaleplug.settings import Config, FunctionSettings, override
+from scaleplug.store import Admission, Store, require_url
 from scaleplug.transport import exhausted
 
 logger = logging.getLogger("scaleplug")
+
+T = TypeVar("T")
 
 READ_SECONDS = 5.0
 """How long one XREAD waits in the server."""
@@ -50,6 +60,10 @@ RENEW_SECONDS = 600.0
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
 ENTRY_BYTES, TRIM_BYTES = 500, 100_000
 """The inbox is trimmed when what has been read of it may take so much room."""
+LARGE_MESSAGE = 256_000
+"""A message from this size on goes the way on which large arguments are kept apart, and the limit is checked."""
+LARGE = 64_000
+"""Arguments of about so many bytes, or elements, are pickled off the event loop."""
 
 
 def reason_error(reason: str, call: str) -> RemoteError:
@@ -79,6 +93,7 @@ class Inbox:
         self._waiters: Counter[str] = Counter()
         self._incarnation = ""
         self._lock = threading.Lock()
+        self._starting = threading.Lock()
         self._reader: threading.Thread | None = None
         self._alive_until = 0.0
         self._untrimmed = 0
@@ -90,12 +105,19 @@ class Inbox:
         with self._lock:
             self._calls.setdefault(call, []).append(put)
             self._waiters[call] += 1
+
+    def start(self) -> None:
+        """Begin to listen, before anything is sent: who doesn't say that it lives gets no answers."""
+        if self._reader is not None:
+            return
+        with self._starting:
             if self._reader is None:
                 self._say_alive(first=True)
-                self._reader = threading.Thread(
+                reader = threading.Thread(
                     target=_read_inbox, args=(weakref.ref(self),), daemon=True, name="scaleplug-inbox"
                 )
-                self._reader.start()
+                reader.start()
+                self._reader = reader
 
     def close(self, call: str) -> None:
         """Forget a call."""
@@ -167,12 +189,10 @@ class Inbox:
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            outcome = values.get(b"p")
-            large = outcome is not None and is_apart(outcome)
-            event = Event(int(values[b"i"]), outcome, values.get(b"e", b"").decode(), large)
+            event = _event(values)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
             puts = list(self._calls.get(values[b"c"].decode(), ()))
-            if large:
+            if event.large:
                 self._keep(event) if puts else self.drop(event)
             for put in puts:
                 put(event)
@@ -181,6 +201,19 @@ class Inbox:
             link.xtrim(key, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
             self._untrimmed = 0
         return last
+
+
+def _event(values: dict[bytes, bytes]) -> Event:
+    part = int(values[b"n"]) if b"n" in values else None
+    outcome = values.get(b"p")
+    return Event(
+        int(values[b"i"]),
+        outcome,
+        values.get(b"e", b"").decode(),
+        part,
+        int(values.get(b"a", b"0")),
+        large=outcome is not None and is_apart(outcome),
+    )
 
 
 def _read_inbox(ref: weakref.ref[Inbox]) -> None:
@@ -214,7 +247,8 @@ class RedisCaller:
         )
         self.blobs = Blobs(self.store, self.keyring, config.max_payload)
         self.inbox = Inbox(self.store, config, self.blobs)
-        self._factories: dict[str, MessageFactory] = {}
+        self._factories: dict[tuple[str, str], MessageFactory] = {}
+        self._sender = Sender()
 
     def close_all(self) -> None:
         """Stop listening: the Redis is about to end, which ends the connections too."""
@@ -230,55 +264,130 @@ class RedisCaller:
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
-        name, config = function.full_name, self.config
-        factory = self._factories.get(name)
-        task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
-        if factory is None or factory.task is not task:
-            factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
-        spawned = kind == "spawn"
-        keep = int(config.result_ttl) if spawned else 0
-        most = config.max_spawned if spawned else config.max_pending
-        total = 0 if spawned else config.max_total
-        with self.drafts(name, most, total) as drafts:
+        with self.drafts(function.full_name, kind) as drafts:
             try:
-                messages = factory.make(call, inputs, many=kind == "map", keep=keep, drafts=drafts)
-                admission = self.store.submit(
-                    name,
-                    messages,
-                    most_pending=most,
-                    most_total=total,
-                    partial=kind == "map",
-                    record=call if spawned else "",
-                    record_seconds=config.result_ttl + 86_400,
-                    drafts=drafts.keys(),
-                )
+                messages = self._make(function, call, inputs, kind, drafts)
+                admission = self._submit(function, messages, [call], kind, drafts.keys())
             except NoRoomError as full:
                 admission = full.admission
         if not admission.accepted and kind != "map":
-            raise exhausted(name, admission, most, total)
+            raise self._exhausted(function, admission, kind)
         return admission.accepted
 
-    def drafts(self, name: str, most: int, total: int) -> Drafts:
-        """Return what keeps the large arguments of a submission apart; needs room below the limits for any."""
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """See :class:`scaleplug.abc.Caller`."""
+        if kind != "map" and len(inputs) == 1 and not looks_large(inputs):
+            # Here, so that what the caller does to its arguments afterwards changes nothing.
+            (message,) = self._make(function, call, inputs, kind)
+            if len(message) < min(LARGE_MESSAGE, self.config.max_payload):
+                return self._sender.send(Parcel(self._deliver, function, kind, call, message))
+        send = partial(self.send, function, call, inputs, kind=kind)
+        return self._sender.soon(partial(contextvars.copy_context().run, send))
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return self._sender.soon(run)
+
+    def _deliver(self, parcels: Sequence[Parcel]) -> None:
+        """Send inputs of several calls in one step; each that is refused is told so."""
+        function, kind = parcels[0].function, parcels[0].kind
+        messages, calls = [parcel.message for parcel in parcels], [parcel.call for parcel in parcels]
+        admission = self._submit(function, messages, calls, kind)
+        for parcel in parcels[: admission.accepted]:
+            parcel.answer.give(1)
+        after = Admission(0, admission.pending + admission.accepted, admission.running)
+        for parcel in parcels[admission.accepted :]:
+            parcel.answer.fail(self._exhausted(function, after, kind))
+
+    def _make(
+        self,
+        function: FunctionRef,
+        call: str,
+        inputs: Sequence[Input],
+        kind: CallKind,
+        drafts: Drafts | None = None,
+    ) -> list[str]:
+        name = function.full_name
+        task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
+        factory = self._factories.get((name, task.name))
+        if factory is None or factory.task is not task:
+            factory = MessageFactory(task, self.keyring, self.inbox.name, name)
+            self._factories[name, task.name] = factory
+        keep = int(self.config.result_ttl) if kind == "spawn" else 0
+        return factory.make(call, inputs, many=kind == "map", keep=keep, drafts=drafts)
+
+    def drafts(self, function: str, kind: CallKind) -> Drafts:
+        """Return what keeps the large arguments of a submission apart; for any it needs room below the limits."""
 
         def need_room() -> None:
-            now = self.store.submit(name, [], most_pending=most, most_total=total)
+            most, total = self._limits(kind)
+            now = self.store.submit(function, [], most_pending=most, most_total=total)
             if now.pending >= most or 0 < total <= now.pending + now.running:
                 raise NoRoomError(now)
 
-        return Drafts(self.blobs, name, need_room)
+        return Drafts(self.blobs, function, need_room)
+
+    def _submit(
+        self,
+        function: FunctionRef,
+        messages: Sequence[str],
+        calls: Sequence[str],
+        kind: CallKind,
+        drafts: Sequence[str] = (),
+    ) -> Admission:
+        """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
+        function.make_known(self)
+        if kind != "spawn":
+            self.inbox.start()
+        most, total = self._limits(kind)
+        return self.store.submit(
+            function.full_name,
+            messages,
+            most_pending=most,
+            most_total=total,
+            partial=kind == "map" or len(calls) > 1,
+            record=" ".join(calls) if kind == "spawn" else "",
+            record_seconds=self.config.result_ttl + 86_400,
+            drafts=drafts,
+        )
+
+    def _limits(self, kind: CallKind) -> tuple[int, int]:
+        config = self.config
+        return (config.max_spawned, 0) if kind == "spawn" else (config.max_pending, config.max_total)
+
+    def _exhausted(self, function: FunctionRef, admission: Admission, kind: CallKind) -> ResourceExhausted:
+        return exhausted(function.full_name, admission, *self._limits(kind))
+
+    def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
+        """See :class:`scaleplug.abc.Caller`."""
+        while True:
+            registered, before = self.store.function_and_override(function)
+            if registered is None:
+                raise NotFoundError(f"{function} is not registered any more")
+            registration = Registration.unseal(self.keyring, function, registered)
+            laid_over = open_override(self.keyring, function, before) | dict(changes)
+            settings = override(registration.settings, laid_over)
+            if not changes:
+                return settings
+            if self.store.override(function, before, seal_override(self.keyring, function, laid_over)):
+                return settings
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         keep = self.config.result_ttl if tell else 0
-        self.store.cancel(function, call, tell=tell, keep=keep, caller=self.inbox.name if tell else "")
+        caller, grace = self.inbox.name if tell else "", self.config.cancel_grace
+        self.store.cancel(function, call, tell=tell, keep=keep, caller=caller, grace=grace)
 
     def look(self, call: str, *, watch: bool) -> Look:
         """See :class:`scaleplug.abc.Caller`."""
+        if watch:
+            self.inbox.start()
         outcome, function, cancelled, ended = self.store.watch(call, self.inbox.name if watch else "")
         event = None
         if outcome is not None or ended:
-            event = Event(0, outcome, ended, outcome is not None and is_apart(outcome))
+            event = Event(0, outcome, ended, large=outcome is not None and is_apart(outcome))
         return Look(event, function, cancelled)
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
@@ -286,7 +395,7 @@ class RedisCaller:
         if event.outcome is None:
             return False, reason_error(event.reason, call)
         try:
-            result = open_outcome(self.keyring, f"{call}|{event.index}", event.outcome, self._fetch)
+            result = open_outcome(self.keyring, event.context(call), event.outcome, self._fetch)
         except OutputExpiredError as exc:
             return False, exc
         if event.large:
@@ -311,3 +420,23 @@ class RedisCaller:
                 logger.warning("a result can't be read from Redis, trying again: %s: %s", type(exc).__name__, exc)
                 time.sleep(pause)
                 pause = min(pause * 2, 2.0)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        try:
+            self.store.grant(call, part)
+        except (RedisError, OSError):
+            return False
+        return True
+
+
+def looks_large(inputs: Sequence[Input]) -> bool:
+    """Tell whether pickling the arguments may hold up an event loop; never asks much of them."""
+    size = 0
+    for _, args, kwargs in inputs:
+        for value in (*args, *kwargs.values()):
+            if type(value) in (bytes, bytearray, str, list, tuple, dict, set, frozenset):
+                size += len(value)
+            elif hasattr(type(value), "nbytes"):  # a memoryview, an array
+                size += value.nbytes if isinstance(value.nbytes, int) else 0
+    return size > LARGE

@@ -13,18 +13,18 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
-from scaleplug import policy
+from scaleplug import policy, rollout
 from scaleplug.abc import ContainerBackend, ContainerExit, StartRequest
-from scaleplug.errors import SerializationError
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
 from scaleplug.registry import Registration
+from scaleplug.roster import Roster
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config
 from scaleplug.store import FunctionState, Store
@@ -39,6 +39,8 @@ PAUSE = 0.005
 ROOM_SECONDS = 0.25
 """How soon a host that was full is asked again."""
 TIMEOUT_GRACE = 0.5
+DUE = "@due"
+"""What a ring is about when an input was put off: the time of the next one that is due may have changed."""
 FAILURES_BEFORE_FAILING = 3
 BACK_OFF = (0.5, 60.0)
 SAVE_SECONDS = 5.0
@@ -52,11 +54,17 @@ class Backend(ContainerBackend, Protocol):
     def adopt(self) -> None:
         """Find what an earlier controller has left."""
 
-    def prepared_at(self, function: str) -> float:
+    def prepared_at(self, registration: Registration) -> float:
         """Return the Unix time from which on containers of the function could be started."""
 
     def warm(self, registrations: Iterable[Registration]) -> None:
         """Get ready for the first container of these functions."""
+
+    def can_start(self, registration: Registration) -> bool:
+        """Return whether containers of a version that is registered no longer can still be started."""
+
+    def tidy(self, registrations: Iterable[Registration]) -> None:
+        """Let go of what none of these functions and no container needs any more."""
 
 
 class Controller:
@@ -69,7 +77,7 @@ class Controller:
         self.fail_fast = fail_fast
         self.host = socket.gethostname()
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
-        self.views: dict[str, View] = {}
+        self.roster = Roster(store, keyring)
         self.hold_until = 0.0
         self._leading = self._standing_by = False
         self._next_due: float | None = None
@@ -77,6 +85,11 @@ class Controller:
         """Exits whose inputs have not been given back yet: Redis may fail in between."""
         self._last_tick = self._last_save = self._made_room = 0.0
         self.log = LogShipper(store)
+
+    @property
+    def views(self) -> dict[str, View]:
+        """The functions it looks after."""
+        return self.roster.views
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -133,9 +146,12 @@ class Controller:
             if view is None:
                 self.backend.stop(container.container, grace=self.config.stop_grace)
             else:
-                view.containers[container.container] = Known(container.slot, container.started_at)
+                known = Known(container.slot, container.started_at, version=container.version)
+                view.containers[container.container] = known
+                if known.version != view.registration.version:
+                    view.proven = view.proven or replace(view.registration, version=known.version)
         self._sweep({c.container for c in found})
-        windows = [v.registration.settings.scaledown_window for v in self.views.values() if v.containers]
+        windows = [v.settings.scaledown_window for v in self.views.values() if v.containers]
         self.hold_until = now + max(windows) if windows else 0.0
         self._leading, self._standing_by, self._last_tick = True, False, 0.0
 
@@ -155,21 +171,25 @@ class Controller:
             dirty |= self.views.keys()
         self._bury(self.backend.exits())
         tick = now - self._last_tick >= TICK
-        if tick or (self._next_due is not None and now >= self._next_due):
+        if tick or DUE in dirty or (self._next_due is not None and now >= self._next_due):
+            dirty.discard(DUE)
             wait, moved = self.store.move_due()
             self._next_due = None if wait is None else now + wait
             dirty |= set(moved)
+        changed = {f[1:] for f in dirty if f.startswith("=")}
+        dirty = {f.removeprefix("=") for f in dirty}
+        changed |= dirty - self.views.keys() - {"*"}
+        if changed:
+            self._read_registry(changed)
         hot = {f for f, v in self.views.items() if f in dirty or (v.next_check is not None and now >= v.next_check)}
-        unknown = dirty - self.views.keys() - {"*"}
-        if unknown:
-            self._read_registry()
-            hot |= unknown & self.views.keys()
         if tick:
             self._last_tick = now
             inhabited = sorted(f for f, v in self.views.items() if v.containers)
             if inhabited:
                 self._replace_stalled(inhabited)
             hot |= {f for f, v in self.views.items() if v.hot}
+            if self.roster.retire(self.lease.token, now):
+                self.backend.tidy(self.roster.in_use())
             cold = [f for f in self.views if f not in hot]
             if self.store.any_pending(cold):
                 hot |= set(cold)
@@ -179,28 +199,15 @@ class Controller:
             self._save_learned()
             self._last_save = now
 
-    def _read_registry(self) -> None:
-        registrations = {}
-        for function, sealed in self.store.functions().items():
-            try:
-                registrations[function] = Registration.unseal(self.keyring, function, sealed)
-            except SerializationError as exc:
-                logger.error("the registration of %s is ignored: %s", function, exc)
-        for function in self.views.keys() - registrations.keys():
-            view = self.views[function]
-            for container in [c for c, known in view.containers.items() if not known.draining]:
-                self._stop(view, container)
-            if not view.containers:
-                del self.views[function]
-        for function, registration in registrations.items():
-            if function not in self.views:
-                learned = self.store.learned(function)
-                self.views[function] = View(
-                    registration, service_time=learned.get("service_time"), start_time=learned.get("start_time")
-                )
-            else:
-                self.views[function].registration = registration
-        self.backend.warm(registrations.values())
+    def _read_registry(self, functions: Collection[str] | None = None) -> None:
+        registrations = self.roster.read(functions)
+        for view in self.views.values():
+            if view.missing:
+                for container in [c for c, known in view.containers.items() if not known.draining]:
+                    self._stop(view, container)
+        self.backend.warm(registrations)
+        if functions is None:
+            self.backend.tidy(self.roster.in_use())
 
     # -- decide ----------------------------------------------------------------------------------------------------
 
@@ -209,36 +216,54 @@ class Controller:
         wants: dict[str, policy.Want] = {}
         for function in functions:
             view, state = self.views[function], states[function]
-            view.learn(state, self.backend.prepared_at(function))
+            view.learn(state, self.backend.prepared_at(view.registration))
             self._enforce_timeouts(view, state, now)
             load = view.load(state, now)
-            decision = policy.decide(
-                view.registration.settings, load, view.snapshot(state), now, hold_until=self.hold_until
-            )
+            decision = policy.decide(view.settings, load, view.snapshot(state), now, hold_until=self.hold_until)
             view.next_check = decision.next_check
             self._let_go(view, decision)
-            start = decision.start
+            start = decision.start + self._roll(view, state, decision.start)
             if now < view.back_off_until:
-                start = 0
+                start = decision.start if self._starting_version(view) != view.registration.version else 0
                 view.check_by(view.back_off_until)
             if start:
                 wants[function] = policy.Want(have=len(view.containers), start=start)
             self._keep(function, view, decision, load, now)
-            if state.first_deadline is not None:
-                view.check_by(state.first_deadline + TIMEOUT_GRACE)
+            first_kill = state.first_kill(TIMEOUT_GRACE)
+            if first_kill is not None:
+                view.check_by(first_kill)
         if wants:
             self._start(wants, now, states)
 
+    def _roll(self, view: View, state: FunctionState, starting: int) -> int:
+        """Let containers of older code make way; return how many must start for that."""
+        idle = {c for c, _ in state.idle}
+        step = rollout.next_step(view, idle, starting, time.time())
+        for container in step.drain:  # idle ones leave now, busy ones when they have done what they run
+            if container in idle:
+                self.store.release(self.lease.token, container, view.registration.function)
+            self._stop(view, container, grace=view.settings.timeout + TIMEOUT_GRACE)
+        return step.start
+
+    def _starting_version(self, view: View) -> str:
+        """Return the version of which more containers are started: the old one's while the new one's isn't proven."""
+        if view.proving and view.proven is not None and self.backend.can_start(view.proven):
+            return view.proven.version
+        return view.registration.version
+
     def _enforce_timeouts(self, view: View, state: FunctionState, now: float) -> None:
-        """End containers with an input past its timeout, from outside: code stuck in C can't stop that."""
-        if state.first_deadline is None or now < state.first_deadline + TIMEOUT_GRACE:
+        """End containers whose input is past its timeout, or was cancelled and goes on: code stuck in C, too."""
+        first_kill = state.first_kill(TIMEOUT_GRACE)
+        if first_kill is None or now < first_kill:
             return
         function = view.registration.function
-        for container in self.store.overdue(self.lease.token, function, TIMEOUT_GRACE, "timeout"):
+        for container, why in self.store.overdue(self.lease.token, function, TIMEOUT_GRACE, "timeout").items():
             known = view.containers.get(container)
+            if known is None or not known.blameless:  # else it was told: the container is about to be gone
+                did = "was cancelled and goes on" if why == "cancel" else "ran longer than its timeout"
+                logger.warning("an input of %s %s: its container is replaced", function, did)
             if known is not None:
                 known.blameless = known.draining = True
-            logger.warning("an input of %s ran longer than its timeout: its container is replaced", function)
             self.backend.kill(container)
 
     def _replace_stalled(self, functions: list[str]) -> None:
@@ -261,7 +286,7 @@ class Controller:
                 self._stop(view, container)
         for container in decision.give_up:
             view.containers[container].draining = True
-            limit = view.registration.settings.start_limit
+            limit = view.settings.start_limit
             logger.warning("a container of %s was not ready within its startup_timeout of %g s", function, limit)
             self._start_failed(view, f"it was not ready within its startup_timeout of {limit:g} s", ())
             self.backend.kill(container)
@@ -292,7 +317,8 @@ class Controller:
             if not self.store.started(self.lease.token, rows):
                 return  # somebody else leads
             for request in requests:
-                self.views[request.function].containers[request.container] = Known(request.slot, now)
+                known = Known(request.slot, now, version=request.version)
+                self.views[request.function].containers[request.container] = known
             self.backend.start(requests)
         hungry = [f for f in wants if not granted[f] and not self.views[f].containers]
         if hungry and now - self._made_room >= TICK:  # what was asked to leave needs time to
@@ -305,13 +331,18 @@ class Controller:
     def _requests(self, function: str, count: int) -> list[StartRequest]:
         view = self.views[function]
         taken = {known.slot for known in view.containers.values()}
+        app, current, version = view.registration.app, view.registration.version, self._starting_version(view)
+        fresh = view.fresh
         requests: list[StartRequest] = []
         slot = 0
         while len(requests) < count:
             slot += 1
-            if slot not in taken:
-                name = f"{function}-{slot}-{secrets.token_hex(3)}"
-                requests.append(StartRequest(container=name, app=view.registration.app, function=function, slot=slot))
+            if slot in taken:
+                continue
+            name = f"{function}-{slot}-{secrets.token_hex(3)}"
+            canary = not fresh and time.time() >= view.back_off_until
+            wanted, fresh = (current, True) if canary else (version, fresh)
+            requests.append(StartRequest(container=name, app=app, function=function, slot=slot, version=wanted))
         return requests
 
     def _make_room(self, hungry: list[str], states: dict[str, FunctionState]) -> None:
@@ -327,7 +358,7 @@ class Controller:
                     self._stop(view, container)
             busy = [c for c, k in view.containers.items() if k.ready and not k.draining]
             for container in busy[: room.drain.get(function, 0)]:  # they finish what they run, however long that takes
-                self._stop(view, container, grace=view.registration.settings.timeout + TIMEOUT_GRACE)
+                self._stop(view, container, grace=view.settings.timeout + TIMEOUT_GRACE)
 
     def _bury(self, exits: list[ContainerExit]) -> None:
         """Give back what dead containers held."""
@@ -346,15 +377,19 @@ class Controller:
             if view is not None:
                 view.containers.pop(exit_.container, None)
                 view.next_check = 0.0
+                if view.proven is not None and view.proven.version != view.registration.version:
+                    self.backend.tidy(self.roster.in_use())
             if returned > 0 and not exit_.asked:
                 what = "its input goes" if returned == 1 else f"its {returned} inputs go"
                 logger.warning(
                     "a container of %s was lost (%s): %s back to the queue", exit_.function, exit_.reason, what
                 )
+            single_use = view is not None and view.registration.settings.single_use_containers
+            served = single_use and exit_.exit_code == 0  # perhaps faster than anybody saw it get ready
             if (
                 view is not None
                 and known is not None
-                and not (known.ready or known.draining or exit_.asked or returned)
+                and not (known.ready or known.draining or exit_.asked or returned or served)
             ):
                 self._start_failed(view, exit_.reason, exit_.last_lines)
 

@@ -21,11 +21,16 @@
     └── UserCodeException       wraps an exception of the function, where that was asked for
 
     InputCancellation (BaseException)   raised inside a function whose input is cancelled
+    AsyncUsageWarning (UserWarning)     a blocking method was called in an event loop, which stands still meanwhile
 
 ``FunctionCall.get(timeout=...)`` raises the builtin ``TimeoutError`` while the result isn't there yet.
 """
 
 from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Collection, Iterable
 
 
 class Error(Exception):
@@ -65,7 +70,7 @@ class RemoteError(Error):
 
 
 class ContainerCrashError(RemoteError):
-    """The containers that ran the input died under it, as often as is allowed."""
+    """The containers that ran the input died under it, as often as is allowed, or once when it had begun a stream."""
 
 
 class ContainerStartError(RemoteError):
@@ -114,3 +119,32 @@ class UserCodeException(Error):
 
 class InputCancellation(BaseException):
     """Raised inside a running function when its input is cancelled; let it pass."""
+
+
+class AsyncUsageWarning(UserWarning):
+    """A blocking method was called in an event loop, which stands still meanwhile: await its ``.aio`` instead."""
+
+
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return `: did you mean ...?` with the names that are near, or else all of a few."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
+    if near:
+        return f": did you mean {listed(near, 'or')}?"
+    return f": there is {listed(names)}" if 0 < len(names) <= 6 else ""
+
+
+def listed(names: Collection[str], word: str = "and", most: int = 6) -> str:
+    """Return names as they are said: `a, b and c`."""
+    said = list(names)
+    if len(said) > most:
+        return f"{', '.join(said[:most])} {word} {len(said) - most} more"
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} {word} {said[-1]}" if said else "nothing"
+
+
+def note_attempts(exc: BaseException, attempts: int) -> None:
+    """Write on the last exception of an input how often it was tried."""
+    note = f"It was tried {attempts} times: its retries are used up."
+    if attempts > 1 and note not in getattr(exc, "__notes__", ()):  # the same object may be raised again and again
+        with contextlib.suppress(Exception):  # whatever a class makes of its notes
+            exc.add_note(note)

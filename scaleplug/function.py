@@ -7,8 +7,10 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
@@ -20,13 +22,26 @@ from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
+from scaleplug.autoscaling import Autoscaled
 from scaleplug.blobs import NoRoomError, submission
-from scaleplug.call import FunctionCall, Method, Outcomes
+from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
 from scaleplug.client import RedisCaller
-from scaleplug.errors import Error, InvalidError
+from scaleplug.errors import (
+    Error,
+    ExecutionError,
+    InvalidError,
+    PayloadTooLargeError,
+    ResourceExhausted,
+    SerializationError,
+)
+from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.serializer import NAME, pickle, sealing
-from scaleplug.settings import FunctionSettings
+from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
+from scaleplug.registry import Registration
+from scaleplug.schedules import Schedule
+from scaleplug.serializer import NAME, pickle_call, sealing
+from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
+from scaleplug.streams import StreamMethod
 from scaleplug.transport import Transport, exhausted
 
 if TYPE_CHECKING:
@@ -39,6 +54,9 @@ else:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NOTHING_SENT = (ResourceExhausted, PayloadTooLargeError, SerializationError, TypeError)
+"""What refuses a call before or when it is sent: then there is nothing to be cancelled."""
+
 
 class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     """What makes the app's own Task class the task of a Function: every call goes to the function's queue, signed."""
@@ -49,6 +67,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     acks_on_failure_or_timeout = True
     reject_on_worker_lost = True
     function: Function[Any, Any]
+    recording = False
 
     def apply_async(
         self,
@@ -62,15 +81,21 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         **options: Any,
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
-        function, again, task_id = self.function, task_id is not None, task_id or str(uuid4())
+        # Large arguments are kept under the id, so it must be a new one.
+        function, is_new, task_id = self.function, task_id is None, task_id or str(uuid4())
+        if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
+            function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        caller = function.app.ready_for_calls(function)
-        options["queue"] = function.queue
+        pool = function.pool_of_queue(options.get("queue"))
+        if pool == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
+            function.app.ready_for_calls(function.owner)
+        options["queue"] = function.app.keys.queue(pool)
         for name in ("exchange", "routing_key", "connection"):
             options.pop(name, None)
+        caller = function.app.caller() if is_new else None
         try:
-            with _sending(caller, self.name, task_id, again=again, most=function.app.config.max_spawned):
+            with _sealing_large(caller, self.name, task_id, pool):
                 return super().apply_async(
                     args, kwargs, task_id=task_id, producer=producer or function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
@@ -85,25 +110,39 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
         if self.typing:
             self.__header__(*args, **kwargs)
-        args, kwargs = cloudpickle.loads(pickle((args, kwargs), f"an argument of {self.name}"))
+        args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
 
 
 @contextlib.contextmanager
-def _sending(caller: Caller, name: str, task_id: str, *, again: bool, most: int) -> Iterator[None]:
-    """Sign what Celery sends here; large arguments are kept apart, under the id, so it must be a new one."""
-    if again or not isinstance(caller, RedisCaller):
-        with sealing(name, task_id):
+def _sealing_large(caller: Caller | None, name: str, task_id: str, pool: str) -> Iterator[None]:
+    """Sign what Celery sends here as the body of one input; large arguments are kept apart where ``caller`` can."""
+    if not isinstance(caller, RedisCaller):
+        with sealing(name, task_id, pool):
             yield
         return
-    with caller.drafts(name, most, 0) as drafts:
+    with caller.drafts(pool, "spawn") as drafts:
         token = submission.set(drafts)
         try:
-            with sealing(name, task_id, lambda value: drafts.pack(0, task_id, value)):
+            with sealing(name, task_id, pool, lambda _, *values: drafts.pack(0, task_id, *values)):
                 yield
         finally:
             submission.reset(token)
+
+
+def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, bound: bool = False) -> Any:
+    """Return a Celery task whose calls go to a function's queue; without ``raw`` its arguments aren't checked here."""
+    options: dict[str, Any] = {"name": name, "base": _task_class(celery), "shared": False, "lazy": False, "bind": bound}
+    return celery.task(**options, **({} if raw else {"typing": False}))(raw or _elsewhere)
+
+
+def _elsewhere() -> None:
+    raise ExecutionError("the code of this function isn't in this process")
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
 def _task_class(celery: Celery) -> type:
@@ -111,52 +150,156 @@ def _task_class(celery: Celery) -> type:
     return type("FunctionTask", (FunctionTask, celery.Task), {"abstract": True, "__module__": __name__})
 
 
-class Function(Generic[P, R]):
+class Function(Autoscaled, Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
-    for many inputs; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of
-    its Celery ``task``.
+    for many inputs; ``remote_gen`` gives the items of a generator function; ``local`` runs it here. ``delay``,
+    ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
     """
 
-    def __init__(
-        self, app: App, raw: Callable[P, R], name: str, settings: FunctionSettings, *, serialized: bool
-    ) -> None:
+    def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
+        self, app: App, raw: Callable[P, R] | None, name: str, settings: FunctionSettings, *, serialized: bool = False,
+        task: Any = None, owner: Owner | None = None, options: Mapping[str, Any] | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
         self.app, self.raw, self.name, self.settings, self.serialized = app, raw, name, settings, serialized
-        self.full_name = f"{app.name}.{name}"
-        self.is_async = inspect.iscoroutinefunction(raw)
-        self.__doc__, self.__name__ = raw.__doc__, getattr(raw, "__name__", name)
-        self.__module__, self.__qualname__ = raw.__module__, getattr(raw, "__qualname__", name)
-        self.__wrapped__ = raw
+        self.options, self.schedule = dict(options or {}), schedule
+        self.title = f"{app.name}.{name}"
+        self.owner: Owner = owner or self
+        self.is_generator = raw is not None and is_generator(raw)
+        self.is_async = inspect.iscoroutinefunction(raw) or inspect.isasyncgenfunction(raw)
+        self.__name__ = getattr(raw, "__name__", name)
+        self.__qualname__ = getattr(raw, "__qualname__", name)
+        if raw is not None:
+            self.__doc__, self.__module__, self.__wrapped__ = raw.__doc__, raw.__module__, raw
         self._local = threading.local()
-        self.task: Any = app.celery.task(name=self.full_name, base=_task_class(app.celery), shared=False, lazy=False)(
-            raw
-        )
-        self.task.function = self
-        self.task.run = self._run_here  # until a container puts its own in this place
+        if task is None:
+            self.task: Any = app.make_task(self.title, raw)
+            self.task.function = self
+            self.task.run = self._run_here  # until a container puts its own in this place
+        else:  # a task of the same name with a queue of its own
+            self.task = object.__new__(type(task))
+            self.task.__dict__.update(task.__dict__, function=self, run=self._run_here)
         self.remote: Method[P, R] = Method(self._remote, self._remote_aio)
         self.spawn: Method[P, FunctionCall[R]] = Method(self._spawn, self._spawn_aio)
         self.map = _MapMethod(self._map)
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
+        self.remote_gen: StreamMethod[P, R] = StreamMethod(self, self._caller, self._check_stream)
 
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
+        self.needs_one_result("a Celery task")
         return run_here(self, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"<Function {self.full_name}>"
+        return f"<Function {self.title}>"
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """Refuse: it would be unclear where the call should run."""
         raise TypeError(
-            f"{self.full_name} can't be called like a plain function: use .remote(...) to run it in a container, "
+            f"{self.title} can't be called like a plain function: use .remote(...) to run it in a container, "
             ".map(...) for many inputs, or .local(...) to run it here"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
         find_function = import_module("scaleplug.app").find_function  # this process's apps stand above this module
-        return find_function, (self.app.name, self.name)
+        return find_function, (self.app.name, self.name, self.options)
+
+    @staticmethod
+    def from_name(app_name: str, name: str) -> Function[..., Any]:
+        """Return a function of an app that is registered; nothing is asked before its first use.
+
+        Any process that has the Redis URL and the secret can call it; the function's code need not be there. Its first
+        use raises NotFoundError, with near misses, where there is none of that name.
+        """
+        if "." in str(name):
+            cls, _, method = name.partition(".")
+            raise InvalidError(
+                f"{name!r} is a method: use Cls.from_name({app_name!r}, {cls!r}), and .{method} of its object"
+            )
+        app = import_module("scaleplug.app").deployed_app(check_name("app_name", app_name))
+        return Function(app, None, check_name("name", name), FunctionSettings())
+
+    # -- its pool of containers ------------------------------------------------------------------------------------
+
+    @property
+    def full_name(self) -> str:  # type: ignore[override]  # that of the object, for a method
+        """Name of its pool of containers, which is its queue's and its registration's."""
+        if self.owner is not self:
+            return self.owner.full_name
+        return f"{self.title}~{digest(self.options)}" if self.options else self.title
+
+    @property
+    def base_name(self) -> str:
+        """Full name of the function, whatever variant of it this is."""
+        return self.title
+
+    def registration(self) -> Registration | None:
+        """Return what the function is registered as; ``None`` where its code isn't in this process."""
+        if self.raw is None:
+            return None
+        return Registration(
+            self.title, self.app.name, self.app.source_of(serialized=self.serialized), self.serialized, self.settings,
+            callables={"": kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
+        )  # fmt: skip
+
+    def variant(self, base: Registration) -> Registration:
+        """Return what this variant of the function is registered as."""
+        if base.is_class:
+            raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
+        if not self.options:
+            return base
+        return variant(base, self.full_name, self.options, "", f"{self.title}{_told(self.options)}")
+
+    def code(self) -> Any:
+        """Return the callable."""
+        return self.raw
+
+    def pool_of_queue(self, queue: object) -> str:
+        """Return the pool whose queue Celery's options name, if it is one of this function; else its own."""
+        name = str(queue or "").removeprefix(self.app.keys.queue(""))
+        base = self.owner.base_name
+        return name if name == base or name.startswith(f"{base}~") else self.full_name
+
+    def with_options(
+        self,
+        *,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+        timeout: float | None = None,
+        startup_timeout: float | None = None,
+        retries: int | Retries | None = None,
+    ) -> Function[P, R]:
+        """Return the function with other settings and containers of its own; ``None`` leaves a setting as it is."""
+        return self._with(
+            pool_options(max_containers, buffer_containers, scaledown_window, timeout, startup_timeout, retries)
+        )
+
+    def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R]:
+        """Return the function with other input concurrency and containers of its own."""
+        return self._with(concurrency_options(max_inputs, target_inputs))
+
+    def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function[P, R]:
+        """Return the function with other batching and containers of its own."""
+        return self._with(batching_options(max_batch_size, wait_ms))
+
+    def _with(self, options: dict[str, Any]) -> Function[P, R]:
+        if self.owner is not self:
+            raise InvalidError(f"{self.title} is a method: use with_options and its kind on the class")
+        merged = self.options | options
+        with_options(self.settings, merged)  # what doesn't fit is told here
+        return Function(
+            self.app, self.raw, self.name, self.settings, serialized=self.serialized, task=self.task, options=merged
+        )
+
+    def _update_autoscaler(self, **changes: Any) -> AutoscalerSettings:
+        if self.owner is not self:
+            raise InvalidError(f"{self.title} is a method: call update_autoscaler on the object it belongs to")
+        return super()._update_autoscaler(**changes)
 
     # -- Celery's own calls ----------------------------------------------------------------------------------------
 
@@ -175,15 +318,19 @@ class Function(Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Any:
         """Return a Celery signature, for chains, groups and chords."""
-        return self.task.s(*args, **kwargs)
+        return self._on_queue(self.task.s(*args, **kwargs))
 
     def si(self, *args: Any, **kwargs: Any) -> Any:
         """Return an immutable Celery signature."""
-        return self.task.si(*args, **kwargs)
+        return self._on_queue(self.task.si(*args, **kwargs))
 
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """Return a Celery signature with options."""
-        return self.task.signature(*args, **kwargs)
+        return self._on_queue(self.task.signature(*args, **kwargs))
+
+    def _on_queue(self, signature: Any) -> Any:
+        # A signature that travels in a message knows its task by name only, and that of a variant is its base's.
+        return signature if self.full_name == self.title else signature.set(queue=self.queue)
 
     def producer(self) -> Producer:
         """Return this thread's producer to the function's queue."""
@@ -198,52 +345,79 @@ class Function(Generic[P, R]):
     @property
     def local(self) -> Callable[P, R]:
         """The callable itself: runs here, without container, limits or timeout."""
+        if self.raw is None:
+            raise ExecutionError(f"the code of {self.title} isn't in this process, so it can't run here: use .remote")
         return self.raw
 
     def _remote(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run in a container and return the result, or raise its exception."""
+        self.needs_one_result(".remote()")
         caller, call = self._caller(), _new_call()
         outcomes = Outcomes(caller, call)
         try:
             caller.send(self, call, [(0, args, kwargs)], kind="remote")
             event = outcomes.get()
+        except NOTHING_SENT:
+            raise
         except BaseException:
             # Somebody pressed Ctrl-C, or sending failed: nobody waits for the input any more.
             _try_cancel(caller, self.full_name, call)
             raise
         finally:
             outcomes.close()
-        return _value(caller, call, event)  # type: ignore[no-any-return]
+        assert event is not None
+        return _value(caller.read(call, event))  # type: ignore[no-any-return]
 
     async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        caller, call = await asyncio.to_thread(self._caller), _new_call()
+        self.needs_one_result(".remote()")
+        caller, call = self._caller(), _new_call()
         outcomes = await Outcomes.open(caller, call)
         try:
-            await asyncio.to_thread(caller.send, self, call, [(0, args, kwargs)], kind="remote")
+            await caller.send_soon(self, call, [(0, args, kwargs)], kind="remote")
             event = await outcomes.get_async()
+        except NOTHING_SENT:
+            raise
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(_try_cancel, caller, self.full_name, call))
+            await finish_cancelling(caller.soon(partial(caller.cancel, self.full_name, call, tell=False)))
             raise
         finally:
             outcomes.close()
-        if event is not None and event.large:
-            return await asyncio.to_thread(_value, caller, call, event)
-        return _value(caller, call, event)  # type: ignore[no-any-return]
+        assert event is not None
+        return _value(await read_async(caller, call, event))  # type: ignore[no-any-return]
 
     def _spawn(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """Send one input and return at once; the result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         caller.send(self, call, [(0, args, kwargs)], kind="spawn")
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
-        return await asyncio.to_thread(self._spawn, *args, **kwargs)
+        caller, call = self._caller(), _new_call()
+        await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
+        return FunctionCall(call, self._caller, self.full_name)
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    def _check_stream(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not self.is_generator:
+            raise InvalidError(f"{self.full_name} is no generator function: call it with .remote(...)")
+        if self.task.typing:
+            self.task.__header__(*args, **kwargs)  # the TypeError of a plain call, before the first item
+
+    def needs_one_result(self, how: str) -> None:
+        """Refuse a way to call that gives one result for each input."""
+        if self.is_generator:
+            raise InvalidError(
+                f"{self.full_name} is a generator function, and {how} would give one result: "
+                "use .remote_gen(...) for its items"
+            )
 
     # -- many inputs -----------------------------------------------------------------------------------------------
 
     def _map(
         self,
-        *input_iterators: Iterable[Any],
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] = {},  # never changed
         order_outputs: bool = True,
         return_exceptions: bool = False,
@@ -251,22 +425,19 @@ class Function(Generic[P, R]):
     ) -> Map[R]:
         """Run for every input, one iterator per argument (the shortest wins); results come in input order.
 
+        Iterate with ``for``, or with ``async for``, where the iterators may be asynchronous too.
         ``kwargs`` are the same for all inputs. ``order_outputs=False`` gives results as they come. With
         ``return_exceptions=True`` exceptions are results (``wrap_returned_exceptions=True``: in a UserCodeException);
         otherwise the first one is raised at its input's place and what is left is cancelled.
         """
         if not input_iterators:
             raise InvalidError(f"{self.full_name}.map() needs at least one iterator of inputs")
-        for position, iterator in enumerate(input_iterators):
-            _check_iterable(f"input {position + 1} of {self.full_name}.map()", iterator)
-        inputs = ((args, kwargs) for args in zip(*input_iterators, strict=False))
-        return self._start_map(
-            inputs, length(input_iterators), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
-        )
+        inputs = Inputs(f"{self.full_name}.map", input_iterators, kwargs)
+        return self._start_map(inputs, order_outputs, return_exceptions, wrap_returned_exceptions)
 
     def _starmap(
         self,
-        input_iterator: Iterable[Iterable[Any]],
+        input_iterator: Iterable[Iterable[Any]] | AsyncIterable[Iterable[Any]],
         *,
         kwargs: Mapping[str, Any] = {},
         order_outputs: bool = True,
@@ -274,15 +445,12 @@ class Function(Generic[P, R]):
         wrap_returned_exceptions: bool | None = None,
     ) -> Map[R]:
         """Run for every item of one iterator, spread over the arguments; otherwise like ``map``."""
-        _check_iterable(f"the input of {self.full_name}.starmap()", input_iterator)
-        inputs = ((_spread(self.full_name, item), kwargs) for item in input_iterator)
-        return self._start_map(
-            inputs, length((input_iterator,)), kwargs, order_outputs, return_exceptions, wrap_returned_exceptions
-        )
+        inputs = Inputs(f"{self.full_name}.starmap", (input_iterator,), kwargs, partial(_spread, self.full_name))
+        return self._start_map(inputs, order_outputs, return_exceptions, wrap_returned_exceptions)
 
-    def _start_map(
-        self, inputs: Iterator[Any], total: int | None, kwargs: Any, order: bool, exceptions: bool, wrap: bool | None
-    ) -> Map[R]:
+    def _start_map(self, inputs: Inputs, order: bool, exceptions: bool, wrap: bool | None) -> Map[R]:
+        self.needs_one_result(".map(), .starmap() and .for_each()")
+        kwargs: Any = inputs.kwargs
         if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
             raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
         options = MapOptions(
@@ -291,7 +459,7 @@ class Function(Generic[P, R]):
             wrap_returned_exceptions=wrap,
             window=self.app.config.map_window,
         )
-        return Map(self, self._caller, inputs, total, options)
+        return Map(self, self._caller, inputs, length(inputs.iterables), options)
 
     def _for_each(
         self,
@@ -300,12 +468,13 @@ class Function(Generic[P, R]):
         ignore_exceptions: bool = False,
     ) -> None:
         """Run for every input and wait for all, without results."""
-        for _ in self._map(*input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions):
+        options = {"order_outputs": False, "return_exceptions": ignore_exceptions}
+        for _ in self._map(*input_iterators, kwargs=kwargs, **options).blocking():
             pass
 
     async def _for_each_aio(
         self,
-        *input_iterators: Iterable[Any],
+        *input_iterators: Iterable[Any] | AsyncIterable[Any],
         kwargs: Mapping[str, Any] = {},
         ignore_exceptions: bool = False,
     ) -> None:
@@ -315,12 +484,36 @@ class Function(Generic[P, R]):
             pass
 
     def _caller(self) -> Caller:
-        return self.app.ready_for_calls(self)
+        return self.app.caller_of(self.owner)
+
+    def make_known(self, caller: Caller) -> None:
+        """Make sure that a controller knows the function; may block."""
+        self.app.make_known(caller, self.owner)
+
+
+def pool_options(*values: Any) -> dict[str, Any]:
+    """Return those options of a variant that are given; raises InvalidError."""
+    names = ("max_containers", "buffer_containers", "scaledown_window", "timeout", "startup_timeout", "retries")
+    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    if "retries" in given:
+        wanted = as_retries(given["retries"])
+        given["retries"] = None if wanted is None else asdict(wanted)
+    return given
+
+
+def concurrency_options(max_inputs: int, target_inputs: int | None) -> dict[str, Any]:
+    """Return the options of a variant with other concurrency."""
+    return {"max_inputs": max_inputs, "target_inputs": max_inputs if target_inputs is None else target_inputs}
+
+
+def batching_options(max_batch_size: int, wait_ms: int) -> dict[str, Any]:
+    """Return the options of a variant with other batching."""
+    return {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
 
 
 def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run the callable in this thread, in an event loop if it is async."""
-    value = function.raw(*args, **kwargs)
+    value = function.local(*args, **kwargs)
     return run_coroutine(value) if function.is_async else value
 
 
@@ -358,8 +551,8 @@ def _new_call() -> str:
     return f"fc-{uuid4().hex}"
 
 
-def _value(caller: Caller, call: str, event: Any) -> Any:
-    ok, value = caller.read(call, event)
+def _value(found: tuple[bool, Any]) -> Any:
+    ok, value = found
     if not ok:
         raise value
     return value
@@ -370,22 +563,23 @@ def _try_cancel(caller: Caller, function: str, call: str) -> None:
         caller.cancel(function, call, tell=False)
 
 
-def _check_iterable(what: str, value: Any) -> None:
-    if not isinstance(value, Iterable):
-        raise InvalidError(
-            f"{what} must be iterable, not {type(value).__name__} ({value!r}): pass a list, range or generator"
-        )
-
-
-def _spread(name: str, item: Any) -> tuple[Any, ...]:
+def _spread(name: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    (item,) = row
     if not isinstance(item, Iterable):
         raise InvalidError(f"each input of {name}.starmap() must hold the arguments, as (a, b) does, not {item!r}")
     return tuple(item)
 
 
 def check_signature(name: str, raw: Callable[..., Any]) -> None:
-    """Refuse what can't be a Function."""
-    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
+    """Refuse what can't be a local entrypoint."""
+    if is_generator(raw):
         raise InvalidError(
             f"{name} is a generator function, which can't be called for one result: return a list instead"
         )
+
+
+def check_retries(name: str, raw: Callable[..., Any], settings: FunctionSettings) -> None:
+    """Refuse retries of what can't be run again: the items of a generator that somebody has can't be taken back."""
+    retried = settings.retries is not None and settings.retries.max_retries > 0
+    if retried and (inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw)):
+        raise InvalidError(f"{name} is a generator function, which can't have retries: leave retries out")

@@ -8,8 +8,8 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | key | type | what it holds | written by | read by | goes when |
 |---|---|---|---|---|---|
 | queue:FN | list | pending inputs, newest left; also the name of the Celery queue | callers, give-backs | containers | empty |
-| delayed:FN | zset | inputs with an ETA, by due time | callers | controller | empty |
-| due | zset | FN by its earliest due time | callers, controller | controller | empty |
+| delayed:FN | zset | inputs with an ETA, and failed ones that wait for a retry, by due time | callers, containers | controller | empty |
+| due | zset | FN by its earliest due time | callers, containers, controller | controller | empty |
 | transit:C:E | list | the message a container is taking | containers (BLMOVE) | scripts | empty |
 | claims:C:E | hash | ID -> message, the inputs a container runs | scripts | scripts | empty |
 | running:FN | zset | ID by the time at which its timeout ends | scripts | controller, ps | empty |
@@ -17,29 +17,38 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | outcome:CALL:INDEX:R | hash | position -> chunk of a large outcome (R is random); their hashes are in the signed outcome | containers | callers, FunctionCall | read; with the result it is kept for; 1 h |
 | draft:KEY | hash | what is to become one of these when its input is accepted or its outcome stored | callers, containers | scripts | accepted or refused; 1 h |
 | attempts:FN | hash | ID -> times taken | scripts | scripts | input finishes |
-| verdicts:FN | hash | ID -> why the input must fail instead of running | controller | containers | input finishes |
+| verdicts:FN | hash | ID -> why the input must fail instead of running (``streamed:ITEMS:PART``: so much of its stream was sent) | controller, scripts | containers, scripts | input finishes |
+| retries:FN | hash | ID -> how often it has failed and was put off | scripts | containers | input finishes |
+| cancelling:FN | zset | ID of cancelled inputs that still run, by the time at which their container is killed | scripts | controller | input finishes |
 | crashes:FN | hash | ID -> how the container that held it last died | controller | containers | input finishes |
 | idle:FN | zset | C by the time since when it runs nothing | scripts | controller, ps | container leaves |
 | ready:FN | zset | C by the time it got ready | scripts | controller, ps | container leaves |
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
 | container:C | hash | fn, slot, backend, requested, ready, epoch, client, pid, host, state | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID`` | callers | the container | 60 s |
-| stats:FN | hash | finished, failed, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
+| stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
 | decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |
 | bell | list | one ring for the controller | all | controller | taken |
-| dirty | set | FN that the ring is about | all | controller | taken |
+| dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
-| functions | hash | FN -> signed app, source and settings (JSON) | callers, run, controller | controller, containers | run ends |
-| code | hash | FN -> signed pickled function | callers | containers | run ends |
+| functions | hash | FN -> signed app, source, version and settings (JSON) | callers, run, deploy | controller, callers | run ends, app stops |
+| code | hash | FN@version -> signed pickled function or class | callers, deploy | containers | its version is replaced |
+| versions | hash | FN -> version of the code that is registered (for containers that ask if theirs is) | callers, deploy | scripts | with the function |
+| overrides | hash | FN -> signed settings laid over the registered ones (JSON) | update_autoscaler | controller, callers | next deploy |
+| apps | hash | app -> signed version, time and state of its deployment (JSON) | deploy, stop | callers, people | never |
+| deploying:app | string | lock of the deployment under way | deploy | deploy | 30 s |
+| retiring | set | FN that take no new inputs and go when the last one has ended | deploy, stop, controller | scripts, controller | they are gone |
 | call:CALL | string | FN of a spawned call | callers | FunctionCall | result_ttl |
 | result:CALL | string | signed outcome of a spawned call | containers | FunctionCall | result_ttl |
 | ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
 | watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
-| inbox:P | stream | outcomes for one calling process | scripts | that process | 1 h after it ended |
+| granted:CALL | string | the last part of a stream that its consumer has begun to read | callers | scripts | stream ends |
+| credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
+| inbox:P | stream | outcomes, and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
 | incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |
 | parked:P | list | FN and message of inputs whose caller seemed gone when they were taken | scripts | that process | 1 day |
@@ -62,6 +71,10 @@ class Keys:
         self.leader = self.prefix + "leader"
         self.functions = self.prefix + "functions"
         self.code = self.prefix + "code"
+        self.versions = self.prefix + "versions"
+        self.overrides = self.prefix + "overrides"
+        self.apps = self.prefix + "apps"
+        self.retiring = self.prefix + "retiring"
         self.logs = self.prefix + "logs"
         self.due = self.prefix + "due"
 

@@ -9,15 +9,17 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sized
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from scaleplug.abc import Caller, Event, FunctionRef, Input
 from scaleplug.blobs import LARGE, weigh
-from scaleplug.call import Outcomes
+from scaleplug.call import Outcomes, finish_cancelling, read_async
 from scaleplug.errors import ExecutionError, InvalidError, UserCodeException
+from scaleplug.inputs import Inputs, Row
+from scaleplug.loops import blocks_loop
 
 logger = logging.getLogger("scaleplug")
 
@@ -69,7 +71,7 @@ class Map(Generic[R]):
         self,
         function: FunctionRef,
         caller: Callable[[], Caller],
-        inputs: Iterator[tuple[tuple[Any, ...], dict[str, Any]]],
+        inputs: Iterable[Row],
         total: int | None,
         options: MapOptions,
     ) -> None:
@@ -77,12 +79,16 @@ class Map(Generic[R]):
         self.progress = Progress(function.full_name, total)
         self.call = f"fc-{uuid4().hex}"
         self._make_caller, self._inputs = caller, inputs
+        self._rows: Iterator[Row] = iter(())
         self._sized = total is not None
-        self._started = False
+        self._started = self._refused = False
         self._iterator: Iterator[R] | None = None
         self._chunk: list[Input] = []
         self._chunk_since = 0.0
         self._lock = threading.Lock()
+        self._sending = threading.Lock()  # held while a chunk is sent, so that one thread sends
+        self._flushing = self._ended = False
+        self._room = asyncio.Event()  # set when an asynchronous iterator may be read on
         self._error: BaseException | None = None
         self._exhausted = False
         self._read = 0  # inputs read from the iterators
@@ -100,7 +106,25 @@ class Map(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         if self._iterator is not None:
             return self._iterator
+        if blocks_loop():
+            self._refused = True
+            raise InvalidError(
+                f"a map of {self.function.full_name} can't be iterated with a plain 'for' or list() in an event loop, "
+                "which would stand still: write 'async for result in f.map(...)' "
+                "or '[result async for result in f.map(...)]'"
+            )
+        return self.blocking()
+
+    def blocking(self) -> Iterator[R]:
+        """Iterate without asking whether an event loop stands still meanwhile."""
+        if isinstance(self._inputs, Inputs) and not self._inputs.plain:
+            self._refused = True
+            raise InvalidError(
+                f"{self._inputs.name}() has inputs that only an event loop can read: "
+                "use 'async for' instead of 'for', and for_each.aio(...) instead of for_each(...)"
+            )
         self._begin()
+        self._rows = iter(self._inputs)
         return self._run()  # not kept here, so that leaving a for-loop ends the map at once
 
     def __next__(self) -> R:
@@ -109,7 +133,7 @@ class Map(Generic[R]):
         return next(self._iterator)
 
     def __del__(self) -> None:
-        if not getattr(self, "_started", True):
+        if not getattr(self, "_started", True) and not self._refused:
             warnings.warn(
                 f"{self.function.full_name}.map() was never iterated, so nothing was called: "
                 "use a for-loop, list(...) or for_each",
@@ -133,8 +157,7 @@ class Map(Generic[R]):
                 if not self._has_ready():  # what is ready must not wait for an input that is long in coming
                     self._read_inputs()
                 self._flush()
-                while (event := outcomes.get(0)) is not None:
-                    self._accept(event)
+                self._accept_all(outcomes)
                 yield from self._take_ready()
                 if self._complete():
                     complete = True
@@ -144,37 +167,93 @@ class Map(Generic[R]):
                     if event is not None:
                         self._accept(event)
         finally:
-            self._end(complete)
+            self._end()
+            if not complete:
+                self._cancel_rest()
             outcomes.close()
 
     # -- async for -------------------------------------------------------------------------------------------------
 
     async def __aiter__(self) -> AsyncIterator[R]:
         self._begin()
-        outcomes = await Outcomes.open(await asyncio.to_thread(self._open_caller), self.call)
+        outcomes = await Outcomes.open(self._open_caller(), self.call)
+        reader: asyncio.Task[None] | None = None
         complete = False
         try:
+            reader = self._begin_reading(outcomes)
             while True:
-                self._read_inputs()
-                if self._chunk:
-                    await asyncio.to_thread(self._flush)
+                self._accept_all(outcomes)
                 while self._has_ready():
-                    ready = self._pop_ready()
-                    yield await asyncio.to_thread(self._value, ready) if ready.large else self._value(ready)
+                    yield await self._result_async(self._pop_ready())
+                if reader is None:
+                    self._read_inputs(outcomes)
+                else:
+                    self._room.set()
+                self._flush_soon(outcomes)
+                self._check_error()
                 if self._complete():
                     complete = True
                     return
-                while (event := outcomes.get(0)) is not None:
-                    self._accept(event)
-                if not self._has_ready() and not self._may_read():
-                    event = await outcomes.get_async(self._wait_seconds())
-                    if event is not None:
-                        self._accept(event)
-                else:
+                # Nothing is awaited between these looks and the wait, so that nothing new can be missed.
+                if reader is None and self._may_read_on():
                     await asyncio.sleep(0)
+                else:
+                    await outcomes.wait(self._retry_seconds())
         finally:
-            await asyncio.shield(asyncio.to_thread(self._end, complete))
+            self._end()
+            if reader is not None:
+                reader.cancel()
+            if not complete:
+                await finish_cancelling(outcomes.caller.soon(self._cancel_rest))
             outcomes.close()
+
+    def _begin_reading(self, outcomes: Outcomes) -> asyncio.Task[None] | None:
+        """Return the task that reads asynchronous inputs; plain ones are read when there is nothing else to do."""
+        if isinstance(self._inputs, Inputs) and self._inputs.asynchronous:
+            return asyncio.create_task(self._read_async(aiter(self._inputs), outcomes))
+        self._rows = iter(self._inputs)
+        return None
+
+    async def _read_async(self, rows: AsyncIterator[Row], outcomes: Outcomes) -> None:
+        """Read inputs as long as there is room for them."""
+        try:
+            while True:
+                while not self._may_read_on():
+                    self._room.clear()
+                    await self._room.wait()
+                self._take_in(*await anext(rows))
+                self._flush_soon(outcomes)
+                if self._read % CHUNK == 0:
+                    await asyncio.sleep(0)  # an iterator that never waits must not have the loop for itself
+        except StopAsyncIteration:
+            self._exhausted = True
+        except Exception as exc:  # noqa: BLE001  # it is raised where the results are taken
+            self._error = exc
+        finally:
+            outcomes.wake()
+
+    def _flush_soon(self, outcomes: Outcomes) -> None:
+        """Send what has been read, off the loop, unless that is under way."""
+        if self._chunk and not self._flushing and time.monotonic() >= self._retry_at:
+            self._flushing, self._retry_at = True, 0.0
+            self._open_caller().soon(lambda: self._flush_off_loop(outcomes))
+
+    def _flush_off_loop(self, outcomes: Outcomes) -> None:
+        self._flushing = False  # first: what is read from now on is sent anew
+        self._flush_early()
+        outcomes.wake()
+
+    def _retry_seconds(self) -> float | None:
+        # Without a time to try again, a send is under way and its end wakes the loop.
+        return max(0.0, self._retry_at - time.monotonic()) if self._chunk and self._retry_at else None
+
+    def _check_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    async def _result_async(self, event: Event) -> R:
+        self._room.set()
+        return self._value(await read_async(self._open_caller(), self.call, event))
 
     # -- reading and sending inputs --------------------------------------------------------------------------------
 
@@ -192,24 +271,26 @@ class Map(Generic[R]):
     def _outstanding(self) -> int:
         return self._read - self._given
 
-    def _read_inputs(self) -> None:
-        """Read inputs until the chunk or the window is full, the iterators end, or they have become slow."""
+    def _may_read_on(self) -> bool:
+        chunk = sum(self._weights.get(index, 0) for index, _, _ in self._chunk) if self._weights else 0
+        return not self._exhausted and len(self._chunk) < CHUNK and chunk < CHUNK_BYTES and self._has_window()
+
+    def _read_inputs(self, outcomes: Outcomes | None = None) -> None:
+        """Read inputs until the chunk or the window is full, the iterators end, or they have become slow.
+
+        The next input may be long in coming, and those already read must not wait for it: a timer sends them, or,
+        with ``outcomes``, the thread that sends for event loops.
+        """
         timer: threading.Timer | None = None
         until = time.monotonic() + LINGER
         try:
-            most = min(WINDOW_BYTES, self._bytes + CHUNK_BYTES)
-            while len(self._chunk) < CHUNK and self._has_window() and self._bytes < most and time.monotonic() < until:
-                args, kwargs = next(self._inputs)
-                weight = weigh((args, kwargs))
-                with self._lock:
-                    if weight >= LARGE:
-                        self._weights[self._read] = weight
-                        self._bytes += weight
-                    self._chunk.append((self._read, args, kwargs))
-                    self._read += 1
-                    alone = len(self._chunk) == 1
-                if alone and not self._sized:
-                    # The next input may be long in coming, and those already read must not wait for it.
+            while self._may_read_on() and time.monotonic() < until:
+                alone = self._take_in(*next(self._rows))
+                if self._sized:
+                    continue
+                if outcomes is not None:
+                    self._flush_soon(outcomes)
+                elif alone:
                     timer = threading.Timer(LINGER, self._flush_early)
                     timer.daemon = True
                     timer.start()
@@ -219,37 +300,53 @@ class Map(Generic[R]):
             if timer is not None:
                 timer.cancel()
 
-    def _flush(self) -> None:
+    def _take_in(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Keep an input to be sent; return whether it is the only one."""
+        weight = weigh((args, kwargs))
         with self._lock:
-            if self._error is not None:
-                raise self._error
-            if not self._chunk or time.monotonic() < self._retry_at:
+            if weight >= LARGE:
+                self._weights[self._read] = weight
+                self._bytes += weight
+            self._chunk.append((self._read, args, kwargs))
+            self._read += 1
+            return len(self._chunk) == 1
+
+    def _flush(self) -> None:
+        with self._sending:
+            with self._lock:
+                self._check_error()
+                inputs = self._chunk[:CHUNK]
+            if not inputs or self._ended or time.monotonic() < self._retry_at:
                 return
             try:
-                accepted = self._open_caller().send(self.function, self.call, self._chunk, kind="map")
+                accepted = self._open_caller().send(self.function, self.call, inputs, kind="map")
             except Exception as exc:
-                self._error = exc  # a timer's thread may be the one that met it
+                self._error = exc  # another thread may be the one that met it
                 raise
-            del self._chunk[:accepted]
+            with self._lock:
+                del self._chunk[:accepted]
             self.progress.sent += accepted
-            if self._chunk:
-                self._retry_at = time.monotonic() + self._pause
-                self._pause = min(self._pause * 2, 1.0)
-                self.progress.waiting = True
-                if not self._warned:
-                    self._warned = True
-                    logger.warning(
-                        "the map of %s waits: the function has as many inputs as its limits allow",
-                        self.function.full_name,
-                    )
-            else:
-                self._pause, self.progress.waiting = 0.05, False
+            if accepted == len(inputs):
+                self._pause, self._retry_at, self.progress.waiting = 0.05, 0.0, False
+                return
+            self._retry_at = time.monotonic() + self._pause
+            self._pause = min(self._pause * 2, 1.0)
+            self.progress.waiting = True
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "the map of %s waits: the function has as many inputs as its limits allow", self.function.full_name
+                )
 
     def _flush_early(self) -> None:
-        with contextlib.suppress(Exception):  # the caller's thread meets it again
+        with contextlib.suppress(Exception):  # the thread that takes the results meets it again
             self._flush()
 
     # -- results ---------------------------------------------------------------------------------------------------
+
+    def _accept_all(self, outcomes: Outcomes) -> None:
+        while (event := outcomes.get(0)) is not None:
+            self._accept(event)
 
     def _accept(self, event: Event) -> None:
         if event.index < 0:
@@ -265,7 +362,7 @@ class Map(Generic[R]):
 
     def _take_ready(self) -> Iterator[R]:
         while self._has_ready():
-            yield self._value(self._pop_ready())
+            yield self._value(self._open_caller().read(self.call, self._pop_ready()))
 
     def _pop_ready(self) -> Event:
         index = self._next if self.options.order_outputs else next(iter(self._ready))
@@ -278,8 +375,8 @@ class Map(Generic[R]):
             self._next += 1
         return event
 
-    def _value(self, event: Event) -> R:
-        ok, value = self._open_caller().read(self.call, event)
+    def _value(self, found: tuple[bool, Any]) -> R:
+        ok, value = found
         if ok:
             return value  # type: ignore[no-any-return]
         self.progress.failed += 1
@@ -293,7 +390,8 @@ class Map(Generic[R]):
     def _wait_seconds(self) -> float | None:
         return max(0.0, self._retry_at - time.monotonic()) if self._chunk else None
 
-    def _end(self, complete: bool) -> None:
+    def _end(self) -> None:
+        self._ended = True  # nothing is sent any more
         self.progress.finished = True
         for event in self._ready.values():
             if event.large:
@@ -301,8 +399,12 @@ class Map(Generic[R]):
         active.discard(self)
         if watch is not None:
             watch(self.progress)
-        if not complete and self.progress.sent and self._caller is not None:
-            try:
-                self._caller.cancel(self.function.full_name, self.call, tell=False)
-            except Exception as exc:  # noqa: BLE001  # the reason for leaving matters more than this
-                logger.warning("what is left of a map of %s could not be cancelled: %s", self.function.full_name, exc)
+
+    def _cancel_rest(self) -> None:
+        with self._sending:  # what another thread sends just now is to be cancelled too
+            if not self.progress.sent or self._caller is None:
+                return
+        try:
+            self._caller.cancel(self.function.full_name, self.call, tell=False)
+        except Exception as exc:  # noqa: BLE001  # the reason for leaving matters more than this
+            logger.warning("what is left of a map of %s could not be cancelled: %s", self.function.full_name, exc)

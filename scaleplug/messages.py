@@ -18,7 +18,7 @@ from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection, Producer
 
 from scaleplug.blobs import Drafts
-from scaleplug.serializer import INPUT, Keyring, input_context, pickle
+from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, Transport
 
 _ID, _BODY, _TAG, _INDEX, _KEEP = "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102
@@ -45,7 +45,7 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
     connection = Connection(transport=_RecordingTransport, transport_options=carried)
     producer = Producer(connection)
     unchecked = object.__new__(type(task))  # copy.copy would return the task itself
-    unchecked.__dict__.update(task.__dict__, typing=False)
+    unchecked.__dict__.update(task.__dict__, typing=False, recording=True)
     unchecked.apply_async(args, kwargs or {}, task_id=task_id, producer=producer, argsrepr="", kwargsrepr="", **options)
     return recorded[0]
 
@@ -53,8 +53,8 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
 class MessageFactory:
     """Makes the messages of one function's calls in one calling context."""
 
-    def __init__(self, task: Task, keyring: Keyring, caller: str) -> None:
-        self.task, self.keyring, self.caller = task, keyring, caller
+    def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str) -> None:
+        self.task, self.keyring, self.caller, self.pool = task, keyring, caller, pool
         self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
 
     def make(
@@ -73,19 +73,22 @@ class MessageFactory:
             if check is not None:
                 check(*args, **kwargs)  # the TypeError of a plain call, here and not in a container
             input_id = f"{call}:{index}" if many else call
-            body = self._body(len(made), input_id, (args, dict(kwargs), EMBED), drafts)
+            body = self._body(len(made), input_id, args, kwargs, drafts)
             if before_task_publish.receivers or after_task_publish.receivers:
                 made.append(self._long_way(call, index, input_id, body, many, keep))
             else:
                 made.append(self._fill(call, index, input_id, body, many, keep))
         return made
 
-    def _body(self, position: int, input_id: str, value: Any, drafts: Drafts | None) -> str:
+    def _body(
+        self, position: int, input_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], drafts: Drafts | None
+    ) -> str:
         if drafts is None:
-            payload = pickle(value, f"an argument of {self.task.name}")
+            payload = pickle_call(self.task.name, args, dict(kwargs), EMBED)
         else:
-            payload = drafts.pack(position, input_id, value)
-        return base64.b64encode(self.keyring.seal(INPUT, input_context(self.task.name, input_id), payload)).decode()
+            payload = drafts.pack(position, input_id, args, dict(kwargs), EMBED)
+        context = input_context(self.task.name, input_id, self.pool)
+        return base64.b64encode(self.keyring.seal(INPUT, context, payload)).decode()
 
     def _fill(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
         parent = current_task.request if current_task else None

@@ -6,6 +6,7 @@ With s = target_inputs, m = service time, C = start time, W = LATENCY_TARGET, D 
     m < C              need = ceil(left * m / (s W)) Little's law on what is left of pending when a start can help
     m < C, but stale   need = busy + what is behind  the oldest input runs on and on: busy ones count as taken
     m unknown          need = 1, then 2 * ready      until a first input has ended or has run for C
+    single use         need = D                      a container for each input
 
     desired = clamp(max(max(need, 1) + buffer_containers, in use) if D > 0 else 0, min_containers, max_containers)
 
@@ -191,6 +192,8 @@ class _Case:
 def _need(case: _Case) -> _Need:
     """Return the containers that the inputs need, buffer and bounds apart."""
     load, start_time = case.load, case.start_time
+    if case.settings.single_use_containers:
+        return _Need(case.everyone, f"need {case.everyone}: containers of a single use")
     m, age = _learned(load.service_time), load.oldest_running or 0.0
     known_at, stale_at = min(start_time, LATENCY_TARGET), inf
     if m is not None:

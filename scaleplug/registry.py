@@ -6,12 +6,13 @@ import importlib
 import importlib.util
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scaleplug.errors import ExecutionError, NotFoundError
+from scaleplug.errors import ExecutionError, NotFoundError, did_you_mean
 from scaleplug.serializer import REGISTRY, Keyring
 from scaleplug.settings import FunctionSettings
 from scaleplug.store import Store
@@ -65,40 +66,94 @@ def load_file(path: Path) -> ModuleType:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """One function as the controller and a container need it."""
+    """One pool of containers as the controller and a container need it: a function's, a class's, or a variant's."""
 
     function: str
+    """Full name of the pool, which is its queue's: ``app.f``, ``app.Cls``, ``app.Cls~1f3a...`` for a parameter set."""
     app: str
     source: Source
     serialized: bool
     settings: FunctionSettings
+    version: str = ""
+    """Of the code: the deployment's number, or a digest of pickled code; empty where nobody deployed it."""
+    deployed: bool = False
+    base: str = ""
+    """Name of the function or class in its app, where ``function`` is a pool of its own for one of its variants."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What ``with_options`` and its kind changed of the base's settings."""
+    parameters: str = ""
+    """Constructor arguments of a class, pickled, in base64; empty for its defaults."""
+    schema: str = ""
+    """A class's parameters with types and defaults, pickled, in base64."""
+    callables: Mapping[str, str] = field(default_factory=dict)
+    """``function`` or ``generator`` by method name; the name is empty for a function."""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    """When it is called by itself; see :func:`scaleplug.schedules.schedule_from`."""
+    template: bool = False
+    """Whether it only describes a class whose parameters have no defaults: it has no containers itself."""
+    label: str = ""
+    """How people read the name, such as ``app.Cls(model='3.5')``."""
+
+    @property
+    def shown(self) -> str:
+        """How people read it."""
+        return self.label or self.function
+
+    @property
+    def name(self) -> str:
+        """Name of the function or class in its app."""
+        return self.base or self.function.removeprefix(self.app + ".")
+
+    @property
+    def is_class(self) -> bool:
+        """Whether its inputs are calls of a class's methods."""
+        return "" not in self.callables and bool(self.callables)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        source = [self.source.kind, self.source.where, self.source.folder]
+        return values | {"source": source, "settings": self.settings.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Registration:
+        """Return what :meth:`to_dict` gave; fields this version doesn't know are left out."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        read = {"source": Source(*values["source"]), "settings": FunctionSettings.from_dict(values["settings"])}
+        return cls(**(known | read))
 
     def seal(self, keyring: Keyring) -> bytes:
         """Return it signed."""
-        values: dict[str, Any] = {
-            "app": self.app,
-            "source": [self.source.kind, self.source.where, self.source.folder],
-            "serialized": self.serialized,
-            "settings": self.settings.to_dict(),
-        }
-        return keyring.seal(REGISTRY, self.function, json.dumps(values, sort_keys=True).encode())
+        return keyring.seal(REGISTRY, self.function, json.dumps(self.to_dict(), sort_keys=True).encode())
 
     @classmethod
     def unseal(cls, keyring: Keyring, function: str, sealed: bytes) -> Registration:
         """Return what was signed; raises SerializationError."""
-        values = json.loads(keyring.unseal(REGISTRY, function, sealed))
-        return cls(
-            function=function,
-            app=values["app"],
-            source=Source(*values["source"]),
-            serialized=values["serialized"],
-            settings=FunctionSettings.from_dict(values["settings"]),
-        )
+        return cls.from_dict(json.loads(keyring.unseal(REGISTRY, function, sealed)) | {"function": function})
 
 
-def lookup(store: Store, keyring: Keyring, function: str) -> Registration:
-    """Return a function's registration; raises NotFoundError."""
-    sealed = store.function(function)
+def seal_override(keyring: Keyring, function: str, override: Mapping[str, Any]) -> bytes:
+    """Return the settings laid over a function's by ``update_autoscaler``, signed."""
+    return keyring.seal(REGISTRY, f"{function}|override", json.dumps(override, sort_keys=True).encode())
+
+
+def open_override(keyring: Keyring, function: str, sealed: bytes | None) -> dict[str, Any]:
+    """Return the settings laid over a function's; raises SerializationError."""
     if sealed is None:
-        raise NotFoundError(f"no function {function!r} is registered")
-    return Registration.unseal(keyring, function, sealed)
+        return {}
+    values: dict[str, Any] = json.loads(keyring.unseal(REGISTRY, f"{function}|override", sealed))
+    return values
+
+
+def lookup(store: Store, keyring: Keyring, app: str, name: str) -> Registration:
+    """Return the registration of a function or class; raises NotFoundError that lists near misses."""
+    function = f"{app}.{name}"
+    sealed = store.function(function)
+    if sealed is not None:
+        return Registration.unseal(keyring, function, sealed)
+    known = [n for n in store.functions() if "~" not in n]
+    ours = [n.removeprefix(f"{app}.") for n in known if n.startswith(f"{app}.")]
+    if ours:
+        raise NotFoundError(f"the app {app!r} has no function or class {name!r}{did_you_mean(name, ours)}")
+    deploy = "" if known else "; 'scaleplug deploy FILE' registers one"
+    raise NotFoundError(f"nobody has registered an app {app!r} here{did_you_mean(function, known)}{deploy}")

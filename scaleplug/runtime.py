@@ -56,7 +56,7 @@ def control(
     backend = ProcessBackend(
         config,
         folder,
-        find=lambda function: controller.views[function].registration,
+        find=lambda function, version: controller.roster.registration(function, version),  # noqa: PLW0108
         on_exit=lambda function: _ring(store, function),
         on_lines=lambda lines: controller.log.add(lines),  # noqa: PLW0108  # the controller is made below
         lifeline=lifeline,

@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import reprlib
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ import cloudpickle
 from kombu.serialization import register
 from tblib import pickling_support
 
+from scaleplug import __version__
 from scaleplug.errors import ConfigurationError, ExecutionError, RemoteError, SerializationError
 
 CONTENT_TYPE = "application/x-scaleplug"
@@ -37,6 +39,9 @@ _HEAD = struct.Struct(">3scBBH")
 _MAC = hashlib.sha256().digest_size
 _PYTHON = sys.version_info[:2]
 MIN_SECRET = 32
+SHORT = 80
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = SHORT
 
 
 class Keyring:
@@ -78,6 +83,11 @@ class Keyring:
         return payload
 
     def _verify(self, purpose: bytes, sealed: bytes) -> tuple[bytes, str]:
+        if sealed[:2] == _MAGIC[:2] and sealed[2:3].isdigit() and sealed[:3] != _MAGIC:
+            raise SerializationError(
+                f"it is in the format {bytes(sealed[2:3]).decode()} of another version of scaleplug, and this one"
+                f" ({__version__}) knows the format {_MAGIC[2:].decode()}: install the same version everywhere"
+            )
         if len(sealed) < _HEAD.size + _MAC or sealed[:3] != _MAGIC:
             raise SerializationError("it is not a signed scaleplug payload")
         _, marked, major, minor, length = _HEAD.unpack_from(sealed)
@@ -85,7 +95,7 @@ class Keyring:
         same = [hmac.compare_digest(hmac.digest(keys[purpose], body, "sha256"), mac) for keys in self._keys]
         if marked != purpose or not any(same):
             raise SerializationError("its signature does not verify: is SCALEPLUG_SECRET the same everywhere?")
-        if (major, minor) != _PYTHON:
+        if (major, minor) != _PYTHON and purpose != REGISTRY:  # a registration is JSON
             raise SerializationError(
                 f"it was pickled by Python {major}.{minor}, and this is Python {_PYTHON[0]}.{_PYTHON[1]}: "
                 "run callers and containers with the same minor version"
@@ -97,19 +107,53 @@ class Keyring:
         return f"<Keyring of {len(self._keys)}>"
 
 
-def pickle(value: Any, what: str) -> bytes:
+PASS = "Pass plain data, or make the object inside the function"
+RETURN = "Return plain data, or what is needed to make the object again"
+
+
+def shortly(value: Any) -> str:
+    """Return a value's repr cut to one short line, whatever it does when it is asked for one."""
+    try:
+        text = " ".join(_short.repr(value).split())
+    except Exception:  # noqa: BLE001  # whatever a class's own __repr__ does
+        return f"<{type(value).__qualname__}>"
+    return text if len(text) <= SHORT else f"{text[:SHORT]}..."
+
+
+def pickle(value: Any, what: str, *, advice: str = PASS) -> bytes:
     """Return ``value`` pickled; the error names ``what`` it was."""
     try:
         return bytes(cloudpickle.dumps(value))
     except Exception as exc:
-        raise unpicklable(what, exc) from exc
+        if advice == RETURN:
+            what += f", {_told(value)},"
+        raise SerializationError(f"{what} can't be pickled: {type(exc).__name__}: {exc}. {advice}") from exc
 
 
-def unpicklable(what: str, exc: Exception) -> SerializationError:
-    """Return the error of a value that can't be pickled."""
-    return SerializationError(
-        f"{what} can't be pickled: {type(exc).__name__}: {exc}. Pass plain data, or make the object inside the function"
-    )
+def pickle_call(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], *rest: Any) -> bytes:
+    """Return ``(args, kwargs, *rest)`` pickled; the error names the function and the argument."""
+    try:
+        return bytes(cloudpickle.dumps((args, kwargs, *rest)))
+    except Exception as exc:
+        raise unpicklable(function, args, kwargs, exc) from exc
+
+
+def unpicklable(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], exc: Exception) -> SerializationError:
+    """Return the error for a call that can't be pickled for the reason ``exc``: it names the argument."""
+    named = [(str(position), value) for position, value in enumerate(args, 1)]
+    for name, value in [*named, *((repr(name), value) for name, value in kwargs.items())]:
+        try:
+            cloudpickle.dumps(value)
+        except Exception as own:  # noqa: BLE001  # whatever a class's own pickling does
+            what = f"argument {name} of {function}, {_told(value)},"
+            return SerializationError(f"{what} can't be pickled: {type(own).__name__}: {own}. {PASS}")
+    return SerializationError(f"an argument of {function} can't be pickled: {type(exc).__name__}: {exc}. {PASS}")
+
+
+def _told(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"a {name} ({shortly(value)})"
 
 
 def is_apart(sealed: bytes) -> bool:
@@ -123,8 +167,8 @@ def is_apart(sealed: bytes) -> bool:
 Fetch = Callable[[bytes], tuple[Any, list[Any]]]
 """Returns the pickle and the buffers of the large value for which a payload stands."""
 
-Pack = Callable[[Any], bytes]
-"""Returns the payload of an input's arguments."""
+Pack = Callable[..., bytes]
+"""Returns the payload of a function's name, arguments, keyword arguments and what else is in the message."""
 
 _keyring: Keyring | None = None
 _take: Callable[[bytes], Any] | None = None
@@ -143,17 +187,15 @@ def use_large_arguments(take: Callable[[bytes], Any]) -> None:
     _take = take
 
 
-def input_context(task: str, input_id: str) -> str:
-    """Return the context under which an input is signed."""
-    return f"{task}|{input_id}"
+def input_context(task: str, input_id: str, pool: str) -> str:
+    """Return the context under which an input is signed: for one task, on the queue of one pool."""
+    return f"{task}|{input_id}" if pool == task else f"{task} on {pool}|{input_id}"
 
 
 @contextlib.contextmanager
-def sealing(task: str, input_id: str, pack: Pack | None = None) -> Iterator[None]:
+def sealing(task: str, input_id: str, pool: str, pack: Pack = pickle_call) -> Iterator[None]:
     """Sign what kombu serializes inside as the body of one input; ``pack`` stands in for pickling it."""
-    token = _sealing.set(
-        (input_context(task, input_id), pack or (lambda value: pickle(value, f"an argument of {task}")))
-    )
+    token = _sealing.set((input_context(task, input_id, pool), pack))
     try:
         yield
     finally:
@@ -171,9 +213,9 @@ def _need_keyring() -> Keyring:
 def _dumps(value: Any) -> bytes:
     sealing_now = _sealing.get()
     if sealing_now is None:
-        return _need_keyring().seal(VALUE, "", pickle(value, "the value"))
-    context, pack = sealing_now
-    return _need_keyring().seal(INPUT, context, pack(value))
+        return _need_keyring().seal(VALUE, "", pickle(value, "the value", advice=RETURN))
+    (context, pack), (args, kwargs, *rest) = sealing_now, value  # the body of Celery's messages
+    return _need_keyring().seal(INPUT, context, pack(context.partition("|")[0], args, kwargs, *rest))
 
 
 def _loads(sealed: Any) -> Any:
@@ -240,7 +282,7 @@ def seal_value(keyring: Keyring, context: str, value: Any, function: str) -> byt
     It is in one piece, however large it is; a container's outcomes are sealed in ``worker/payloads.py``.
     """
     try:
-        payload = b"+" + pickle(value, f"what {function} returned")
+        payload = b"+" + pickle(value, f"what {function} returned", advice=RETURN)
     except SerializationError as exc:
         return seal_failure(keyring, context, exc)
     return keyring.seal(OUTPUT, context, payload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ def client_url(url: str) -> str:
     return _rebuild(url, "unix" if scheme == "redis+socket" else scheme, {"virtual_host": "db"})
 
 
+@functools.lru_cache(maxsize=32)  # every call asks for it
 def celery_url(url: str) -> str:
     """Return ``url`` as Celery takes it, as broker and as result backend: ``unix://`` becomes ``redis+socket://``."""
     scheme = _scheme(url)

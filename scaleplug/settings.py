@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from scaleplug.errors import InvalidError
@@ -43,6 +43,57 @@ def check_seconds(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
+def check_factor(name: str, value: object, low: float, high: float) -> float:
+    """Return ``value`` if it is a number between ``low`` and ``high`` (inclusive)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often a failed input runs again, and after how many seconds.
+
+    The first retry comes after ``initial_delay`` (0 to 60), each further one after ``backoff_coefficient`` (1 to 10)
+    times the delay before it, none later than ``max_delay`` (1 to 60).
+    """
+
+    max_retries: int
+    backoff_coefficient: float = 2.0
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_count("max_retries", self.max_retries, 0)
+        coefficient = check_factor("backoff_coefficient", self.backoff_coefficient, 1, 10)
+        object.__setattr__(self, "backoff_coefficient", coefficient)
+        object.__setattr__(self, "initial_delay", check_seconds("initial_delay", self.initial_delay, 0, 60))
+        object.__setattr__(self, "max_delay", check_seconds("max_delay", self.max_delay, 1, 60))
+
+    def next_delay(self, retried: int) -> float | None:
+        """Return the seconds until an input runs again that has been retried so often, ``None`` when it does not."""
+        if retried >= self.max_retries:
+            return None
+        growth = self.backoff_coefficient ** min(retried, 300)  # a float can't hold much more
+        return min(self.initial_delay * growth, self.max_delay)
+
+
+def as_retries(value: object) -> Retries | None:
+    """Return what ``retries=`` stands for: a number is so many retries, one second apart."""
+    if value is None or isinstance(value, Retries):
+        return value
+    if isinstance(value, Mapping):
+        known = {f.name for f in fields(Retries)}
+        return Retries(**{k: v for k, v in value.items() if k in known})
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidError(f"retries must be a whole number or scaleplug.Retries(max_retries=...), not {value!r}")
+    return Retries(max_retries=check_count("retries", value, 0), backoff_coefficient=1.0)
+
+
+POOLS = ("threads", "eventlet")
+"""What sync functions with input concurrency may run in; async ones are tasks of one event loop."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSettings:
     """What a decorator says about one function's containers; times in seconds, counts in containers or inputs."""
@@ -55,6 +106,11 @@ class FunctionSettings:
     startup_timeout: float | None = None
     target_inputs: int = 1
     max_inputs: int = 1
+    pool: str | None = None
+    max_batch_size: int | None = None
+    wait_ms: int = 0
+    retries: Retries | None = None
+    single_use_containers: bool = False
 
     def __post_init__(self) -> None:
         check_count("min_containers", self.min_containers, 0)
@@ -77,6 +133,15 @@ class FunctionSettings:
             raise InvalidError(
                 f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
             )
+        object.__setattr__(self, "retries", as_retries(self.retries))
+        if not isinstance(self.single_use_containers, bool):
+            raise InvalidError(f"single_use_containers must be True or False, not {self.single_use_containers!r}")
+        if self.single_use_containers and self.max_inputs > 1:
+            raise InvalidError(f"max_inputs must be 1 with single_use_containers=True, not {self.max_inputs}")
+
+    def retry_delay(self, retried: int) -> float | None:
+        """Return the seconds until a failed input runs again that has been retried so often, ``None`` for never."""
+        return None if self.retries is None else self.retries.next_delay(retried)
 
     @property
     def start_limit(self) -> float:
@@ -92,6 +157,30 @@ class FunctionSettings:
         """Return settings from :meth:`to_dict`; fields this version doesn't know are left out."""
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoscalerSettings:
+    """The settings of a function's autoscaler that are in force; counts of containers, seconds."""
+
+    min_containers: int
+    max_containers: int | None
+    buffer_containers: int
+    scaledown_window: float
+
+
+AUTOSCALER = tuple(f.name for f in fields(AutoscalerSettings))
+
+
+def override(settings: FunctionSettings, changes: Mapping[str, Any]) -> FunctionSettings:
+    """Return ``settings`` with some changed; ``None`` takes a bound away. Raises InvalidError with both values."""
+    defaults: dict[str, Any] = {f.name: f.default for f in fields(FunctionSettings)}
+    return replace(settings, **{k: defaults[k] if v is None else v for k, v in changes.items()})
+
+
+def autoscaler_settings(settings: FunctionSettings) -> AutoscalerSettings:
+    """Return those of a function's settings that its autoscaler goes by."""
+    return AutoscalerSettings(**{name: getattr(settings, name) for name in AUTOSCALER})
 
 
 def renamed(old: str, value: Any, new: str, new_value: Any) -> Any:
@@ -174,6 +263,9 @@ class Config:
     stop_grace: float = _knob(
         "SCALEPLUG_STOP_GRACE", _seconds, 30.0, "Seconds that running inputs get to finish when a container must stop."
     )
+    cancel_grace: float = _knob(
+        "SCALEPLUG_CANCEL_GRACE", _seconds, 5.0, "Seconds a cancelled input gets to end before its container is killed."
+    )
     reconnect_timeout: float = _knob(
         "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
     )
@@ -200,6 +292,7 @@ class Config:
         check_seconds("SCALEPLUG_RESULT_TTL", self.result_ttl, 1, 365 * DAY)
         check_seconds("SCALEPLUG_CALLER_TTL", self.caller_ttl, 5, DAY)
         check_seconds("SCALEPLUG_STOP_GRACE", self.stop_grace, 0, DAY)
+        check_seconds("SCALEPLUG_CANCEL_GRACE", self.cancel_grace, 0, DAY)
         check_seconds("SCALEPLUG_RECONNECT_TIMEOUT", self.reconnect_timeout, 1, DAY)
 
     @classmethod

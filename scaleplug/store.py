@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -42,6 +42,7 @@ class Claimed:
     attempt: int = 0
     verdict: str = ""
     crash: str = ""
+    retried: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,16 @@ class Admission:
     accepted: int
     pending: int
     running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Items of a stream: which run of the input sends them, their part's number, and all items up to its end."""
+
+    attempt: int
+    number: int
+    items: int
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,12 @@ class FunctionState:
     ready: tuple[tuple[str, float], ...]
     timed: int
     microseconds: int
+    first_cancel: float | None = None
+
+    def first_kill(self, grace: float) -> float | None:
+        """Return the earliest time at which an input must have ended: cancelled, or ``grace`` after its timeout."""
+        deadline = None if self.first_deadline is None else self.first_deadline + grace
+        return min((t for t in (deadline, self.first_cancel) if t is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +163,14 @@ class Store:
         result = self._run("delay", function, most_pending, repr(due), message, drafts=drafts)
         return Admission(*(int(n) for n in result))
 
-    def cancel(self, function: str, call: str, *, tell: bool, keep: float, caller: str) -> tuple[int, int]:
-        """Cancel a call; return how many pending inputs vanished and how many running ones were told."""
-        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller)
+    def cancel(
+        self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
+    ) -> tuple[int, int]:
+        """Cancel a call; return how many pending inputs vanished and how many running ones were told.
+
+        A running one has ``grace`` seconds to end before its container is killed.
+        """
+        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
         return int(removed), int(told)
 
     def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool, str]:
@@ -169,6 +191,10 @@ class Store:
         known, back, incarnation = self._run("revive", caller, int(seconds), secrets.token_hex(8))
         return bool(known), int(back), _str(incarnation)
 
+    def grant(self, call: str, part: int | None) -> None:
+        """Tell a stream's producer that its consumer has begun to read ``part``, ``None`` when it reads no more."""
+        self._run("grant", call, "" if part is None else part)
+
     # -- containers ------------------------------------------------------------------------------------------------
 
     def connect(self, container: str, function: str, client_id: int, pid: int, running: Iterable[str]) -> int:
@@ -185,7 +211,7 @@ class Store:
         )  # fmt: skip
         if len(result) == 1:
             return Claimed(_str(result[0]))
-        return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]))
+        return Claimed(_str(result[0]), int(result[1]), _str(result[2]), _str(result[3]), int(result[4]))
 
     def finish(  # noqa: PLR0913  # what the script takes
         self,
@@ -222,6 +248,37 @@ class Store:
                 drafts=[draft] if draft else (),
             )
         )
+
+    def retry(
+        self, container: str, epoch: int, function: str, input_id: str, *,
+        delay: float, seconds: float | None, reply: Mapping[str, Any],
+    ) -> bool:  # fmt: skip
+        """Put a failed input off for ``delay`` seconds; False when the container no longer owns it."""
+        microseconds = "" if seconds is None else int(seconds * 1e6)
+        return bool(
+            self._run(
+                "retry", container, epoch, function, input_id, repr(delay), microseconds,
+                reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
+            )
+        )  # fmt: skip
+
+    def send_part(
+        self, container: str, epoch: int, function: str, input_id: str, reply: Mapping[str, Any], part: Part
+    ) -> tuple[str, int | None]:
+        """Send a part of a stream, or only look if it has no payload; return the status and the last part granted.
+
+        The status is ok, lost (the container doesn't own the input any more), cancelled or gone (the caller is).
+        """
+        status, granted = self._run(
+            "yield", container, epoch, function, input_id, reply["call"], reply["index"], reply["caller"],
+            part.attempt, part.number, part.items, part.payload,
+        )  # fmt: skip
+        return _str(status), int(granted) if granted else None
+
+    def wait_grant(self, call: str, seconds: float) -> int | None:
+        """Wait until a stream's consumer has read a part."""
+        found = self.client.blpop(self.keys.of("credit", call), timeout=seconds)
+        return None if found is None else int(found[1])
 
     def owns(self, container: str, epoch: int, input_id: str) -> bool:
         """Return whether the container still owns the input."""
@@ -297,9 +354,13 @@ class Store:
             self.client.client_kill_filter(_id=int(client_id))
         return int(self._run("gone", token, container, function, reason, int(blameless)))
 
-    def overdue(self, token: str, function: str, grace: float, verdict: str) -> list[str]:
-        """Pass ``verdict`` on inputs past their timeout; return the containers to be killed."""
-        return [_str(c) for c in self._run("overdue", token, function, grace, verdict)]
+    def overdue(self, token: str, function: str, grace: float, verdict: str) -> dict[str, str]:
+        """Pass ``verdict`` on inputs past their timeout; return the containers to be killed, and for what.
+
+        ``cancel`` stands for an input that was cancelled and has not ended in time.
+        """
+        found = [_str(value) for value in self._run("overdue", token, function, grace, verdict)]
+        return dict(zip(found[::2], found[1::2], strict=True))
 
     def fail_pending(self, token: str, function: str, reason: str) -> int:
         """Fail the pending inputs of a function that can't be started; return how many."""
@@ -375,19 +436,79 @@ class Store:
 
     # -- the registry ----------------------------------------------------------------------------------------------
 
-    def put_functions(self, sealed: Mapping[str, bytes]) -> None:
-        """Register functions; a running controller sees them at once."""
-        pipe = self.client.pipeline(transaction=False)
-        pipe.hset(self.keys.functions, mapping=dict(sealed))
-        pipe.sadd(self.keys.prefix + "dirty", "*")
-        pipe.lpush(self.keys.bell, "1")
+    def put_functions(self, sealed: Mapping[str, bytes], versions: Mapping[str, str] = {}) -> None:
+        """Register functions with the versions of their code; a running controller sees them at once."""
+        pipe = self.client.pipeline(transaction=True)
+        self._put(pipe, sealed, versions)
         pipe.execute()
 
-    def drop_functions(self, names: Iterable[str]) -> None:
-        """Forget functions."""
-        for name in names:
-            self.client.hdel(self.keys.functions, name)
-            self.client.hdel(self.keys.code, name)
+    def _put(self, pipe: Any, sealed: Mapping[str, bytes], versions: Mapping[str, str]) -> None:
+        pipe.hset(self.keys.functions, mapping=dict(sealed))
+        pipe.hset(self.keys.versions, mapping={name: versions.get(name, "") for name in sealed})
+        pipe.srem(self.keys.retiring, *sealed)
+        self._ring_for(pipe, sealed)
+
+    def _ring_for(self, pipe: Any, functions: Collection[str]) -> None:
+        names = [f"={name}" for name in functions] if len(functions) <= 100 else ["*"]
+        pipe.sadd(self.keys.prefix + "dirty", *names)
+        pipe.lpush(self.keys.bell, "1")
+
+    def deploy(
+        self, app: str, record: bytes, sealed: Mapping[str, bytes], versions: Mapping[str, str], gone: Iterable[str]
+    ) -> None:
+        """Put a deployment in force in one step: its functions, none of the overrides, those that are gone retire."""
+        retired = list(gone)
+        pipe = self.client.pipeline(transaction=True)
+        pipe.hset(self.keys.apps, app, record)
+        if retired or sealed:
+            pipe.hdel(self.keys.overrides, *retired, *sealed)
+        if retired:
+            pipe.sadd(self.keys.retiring, *retired)
+        if sealed:
+            self._put(pipe, sealed, versions)
+        self._ring_for(pipe, [*retired, *sealed] or [app])
+        pipe.execute()
+
+    def apps(self) -> dict[str, bytes]:
+        """Return every app's sealed record of its deployment."""
+        return {_str(name): bytes(record) for name, record in self.client.hgetall(self.keys.apps).items()}
+
+    def app(self, name: str) -> bytes | None:
+        """Return one app's sealed record of its deployment."""
+        found = self.client.hget(self.keys.apps, name)
+        return bytes(found) if found is not None else None
+
+    def put_app(self, name: str, record: bytes) -> None:
+        """Change an app's record."""
+        self.client.hset(self.keys.apps, name, record)
+
+    def retiring(self) -> set[str]:
+        """Return the functions that take no new inputs and go when the last one has ended."""
+        return {_str(name) for name in self.client.smembers(self.keys.retiring)}
+
+    def retire(self, token: str, function: str) -> bool:
+        """Remove a retiring function from the registry; False while something of it is left."""
+        return bool(self._run("retire", token, function))
+
+    def let_be(self, token: str, function: str) -> bool:
+        """Let a function that nobody uses retire; False when something of it is left."""
+        return bool(self._run("let_be", token, function))
+
+    def registry(self, functions: Collection[str] | None = None) -> dict[str, tuple[bytes, bytes | None, bool]]:
+        """Return (sealed registration, sealed override, retiring) of registered functions; of all for ``None``."""
+        keys, pipe = self.keys, self.client.pipeline(transaction=True)
+        if functions is None:
+            pipe.hgetall(keys.functions)
+            pipe.hgetall(keys.overrides)
+            pipe.smembers(keys.retiring)
+            registered, overrides, retiring = pipe.execute()
+            return {_str(n): (bytes(s), overrides.get(n), n in retiring) for n, s in registered.items()}
+        names = list(functions)
+        pipe.hmget(keys.functions, names)
+        pipe.hmget(keys.overrides, names)
+        pipe.smismember(keys.retiring, names)
+        rows = zip(names, *pipe.execute(), strict=True)
+        return {n: (bytes(sealed), laid_over, bool(r)) for n, sealed, laid_over, r in rows if sealed is not None}
 
     def functions(self) -> dict[str, bytes]:
         """Return every function's sealed registration."""
@@ -398,14 +519,41 @@ class Store:
         found = self.client.hget(self.keys.functions, name)
         return bytes(found) if found is not None else None
 
-    def put_code(self, function: str, sealed: bytes) -> None:
-        """Register a function's pickled code."""
-        self.client.hset(self.keys.code, function, sealed)
+    def function_and_override(self, name: str) -> tuple[bytes | None, bytes | None]:
+        """Return one function's sealed registration, and the sealed settings laid over it."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hget(self.keys.functions, name)
+        pipe.hget(self.keys.overrides, name)
+        registered, override = pipe.execute()
+        return registered, override
 
-    def code(self, function: str) -> bytes | None:
-        """Return a function's sealed pickled code."""
-        found = self.client.hget(self.keys.code, function)
+    def overrides(self) -> dict[str, bytes]:
+        """Return every function's sealed override."""
+        return {_str(name): bytes(sealed) for name, sealed in self.client.hgetall(self.keys.overrides).items()}
+
+    def override(self, function: str, before: bytes | None, after: bytes | None) -> bool:
+        """Replace a function's override; False when it is no longer the one that was read."""
+        return bool(self._run("override", function, before or b"", after or b""))
+
+    def put_code(self, function: str, version: str, sealed: bytes) -> None:
+        """Register pickled code."""
+        self.client.hset(self.keys.code, f"{function}@{version}", sealed)
+
+    def code(self, function: str, version: str) -> bytes | None:
+        """Return sealed pickled code."""
+        found = self.client.hget(self.keys.code, f"{function}@{version}")
         return bytes(found) if found is not None else None
+
+    def drop_code(self, function: str, *, keep: Collection[str]) -> None:
+        """Forget a function's pickled code but for some versions."""
+        fields = [_str(f) for f in self.client.hkeys(self.keys.code)]
+        old = [f for f in fields if f.startswith(f"{function}@") and f.removeprefix(f"{function}@") not in keep]
+        if old:
+            self.client.hdel(self.keys.code, *old)
+
+    def version(self, function: str) -> str:
+        """Return the version of the code that is registered; empty where there is none."""
+        return _str(self.client.hget(self.keys.versions, function) or "")
 
 
 def _function_state(row: Sequence[Any]) -> FunctionState:
@@ -417,6 +565,7 @@ def _function_state(row: Sequence[Any]) -> FunctionState:
         ready=_pairs(row[4]),
         timed=int(row[5]),
         microseconds=int(row[6]),
+        first_cancel=float(row[7]) if row[7] else None,
     )
 
 

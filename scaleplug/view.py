@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scaleplug import policy
 from scaleplug.registry import Registration
+from scaleplug.settings import FunctionSettings
 from scaleplug.store import FunctionState
 
 STALL_SECONDS = 5.0
@@ -20,6 +21,7 @@ class Known:
     ready: bool = False
     draining: bool = False
     blameless: bool = False
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -27,6 +29,15 @@ class View:
     """What the controller remembers of one function between two rounds."""
 
     registration: Registration
+    settings: FunctionSettings
+    """The settings in force."""
+    retiring: bool = False
+    """Whether it goes as soon as nothing of it is left."""
+    missing: bool = False
+    """Whether the registry doesn't have it any more."""
+    proven: Registration | None = None
+    """The registration of which a container has been ready: the one before, while the new one's has not."""
+    unused_since: float = 0.0
     containers: dict[str, Known] = field(default_factory=dict)
     service_time: float | None = None
     start_time: float | None = None
@@ -43,7 +54,35 @@ class View:
     @property
     def hot(self) -> bool:
         """Whether it must be looked at every tick."""
-        return bool(self.containers) or self.registration.settings.min_containers > 0
+        return bool(self.containers) or self.retiring or self.settings.min_containers > 0
+
+    # -- redeployment ----------------------------------------------------------------------------------------------
+
+    @property
+    def stale(self) -> list[str]:
+        """Containers that run other code than the registered one and have not been asked to leave, idle or not."""
+        return [c for c, k in self.containers.items() if not k.draining and k.version != self.registration.version]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether a container of the registered code is there or starts."""
+        return any(not k.draining and k.version == self.registration.version for k in self.containers.values())
+
+    @property
+    def proving(self) -> bool:
+        """Whether containers of an older version serve, and none of the new one has been ready yet."""
+        return self.proven is not None and self.proven.version != self.registration.version
+
+    def update(self, registration: Registration, settings: FunctionSettings, *, retiring: bool) -> None:
+        """Take what is registered now; the code before it goes on until a container of the new one is ready."""
+        if retiring:
+            settings = replace(settings, min_containers=0, buffer_containers=0, scaledown_window=2.0)
+        self.settings, self.retiring, self.missing = settings, retiring, False
+        if registration.version != self.registration.version:
+            if not self.proving:
+                self.proven = self.registration if self.containers else None
+            self.failures, self.back_off_until = 0, 0.0
+        self.registration = registration
 
     def learn(self, state: FunctionState, prepared_at: float) -> None:
         """Learn start times and service times from what has happened since the last state.
@@ -55,6 +94,8 @@ class View:
             if known is not None and not known.ready:
                 known.ready = True
                 self.failures, self.learned = 0, True
+                if known.version == self.registration.version:
+                    self.proven = self.registration
                 self.start_time = policy.learn(self.start_time, max(0.0, at - max(known.requested_at, prepared_at)))
         if self.timed is not None and state.timed > self.timed:
             count = state.timed - self.timed
@@ -66,7 +107,7 @@ class View:
         """Return the load as the policy takes it."""
         oldest = None
         if state.first_deadline is not None:
-            oldest = max(0.0, now - (state.first_deadline - self.registration.settings.timeout))
+            oldest = max(0.0, now - (state.first_deadline - self.settings.timeout))
         return policy.Load(
             pending=state.pending,
             running=state.running,

@@ -48,6 +48,7 @@ class _ZygoteLink:
         self.loaded_at: float | None = None
         self.known: dict[str, Registration] = {}
         self.error: str | None = None
+        self.dismissed = False
         self.lock = threading.Lock()
 
     def tell(self, order: dict[str, Any]) -> None:
@@ -72,7 +73,7 @@ class ProcessBackend:
         config: Config,
         folder: Path,
         *,
-        find: Callable[[str], Registration],
+        find: Callable[[str, str], Registration],
         on_exit: Callable[[str], object],
         on_lines: Callable[[list[tuple[str, str, str]]], object],
         lifeline: int | None = None,
@@ -98,31 +99,48 @@ class ProcessBackend:
 
     def warm(self, registrations: Iterable[Registration]) -> None:
         """Start the zygotes of functions ahead of their first container, and let them prepare it."""
-        by_source: dict[Source, list[str]] = {}
+        by_zygote: dict[Path, list[Registration]] = {}
         for registration in registrations:
-            by_source.setdefault(registration.source, []).append(registration.function)
-        for source, functions in by_source.items():
-            link = self._zygote(source)
-            news = self._news(link, functions)
+            by_zygote.setdefault(self._path(registration), []).append(registration)
+        for known in by_zygote.values():
+            link = self._zygote(known[0])
+            news = self._news(link, known)
             if news:
                 with contextlib.suppress(OSError):
                     link.tell({"op": "prepare", "functions": news})
 
-    def prepared_at(self, function: str) -> float:
+    def prepared_at(self, registration: Registration) -> float:
         """Return when the function's zygote had imported its code; now, while it has not."""
-        link = self._zygotes.get(self._path(self._find(function).source))
+        link = self._zygotes.get(self._path(registration))
         return time.time() if link is None or link.loaded_at is None else link.loaded_at
 
-    def _path(self, source: Source) -> Path:
-        return self.folder / f"{hashlib.sha256(repr(source).encode()).hexdigest()[:12]}.sock"
+    def can_start(self, registration: Registration) -> bool:
+        """Return whether the zygote of this version lives: a new one would import the code as it is now."""
+        return self._path(registration) in self._zygotes
 
-    def _zygote(self, source: Source) -> _ZygoteLink:
-        path = self._path(source)
+    def tidy(self, registrations: Iterable[Registration]) -> None:
+        """End the zygotes that none of these functions and no container needs any more."""
+        needed = {self._path(registration) for registration in registrations}
+        with self._lock:
+            links = [z for p, z in self._zygotes.items() if p not in needed and not z.containers and not z.dismissed]
+        for link in links:
+            link.dismissed = True
+            with contextlib.suppress(OSError):
+                link.tell({"op": "end", "grace": 0.0})
+
+    def _path(self, registration: Registration) -> Path:
+        # A zygote imports once, so every version has its own; pickled code is loaded by each container for itself.
+        source, version = registration.source, registration.version
+        key = repr(source) + (f" {version}" if version and source.kind != "none" else "")
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.sock"
+
+    def _zygote(self, registration: Registration) -> _ZygoteLink:
+        path = self._path(registration)
         with self._lock:
             link = self._zygotes.get(path)
-            if link is None:
+            if link is None or link.dismissed:
                 path.unlink(missing_ok=True)
-                link = self._start_zygote(path, source)
+                link = self._start_zygote(path, registration.source)
             return link
 
     def _start_zygote(self, path: Path, source: Source) -> _ZygoteLink:
@@ -245,13 +263,18 @@ class ProcessBackend:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         by_zygote: dict[Path, tuple[_ZygoteLink, list[StartRequest]]] = {}
         for request in requests:
-            link = self._zygote(self._find(request.function).source)
+            link = self._zygote(self._find(request.function, request.version))
             by_zygote.setdefault(link.path, (link, []))[1].append(request)
         for link, wanted in by_zygote.values():
             self._start_in(link, wanted)
 
     def _start_in(self, link: _ZygoteLink, requests: list[StartRequest]) -> None:
-        news, now = self._news(link, {r.function for r in requests}), time.time()
+        wanted = {(r.function, r.version) for r in requests}
+        if len({function for function, _ in wanted}) < len(wanted):  # two versions of pickled code, one after the other
+            for version in {version for _, version in wanted}:
+                self._start_in(link, [r for r in requests if r.version == version])
+            return
+        news, now = self._news(link, [self._find(*each) for each in wanted]), time.time()
         with self._lock:
             for request in requests:
                 container = BackendContainer(**asdict(request), started_at=now)
@@ -261,14 +284,13 @@ class ProcessBackend:
         except OSError:
             self._lost(link)
 
-    def _news(self, link: _ZygoteLink, functions: Iterable[str]) -> Sequence[dict[str, Any]]:
+    def _news(self, link: _ZygoteLink, registrations: Iterable[Registration]) -> Sequence[dict[str, Any]]:
         """Return the registrations that a zygote doesn't know yet, or knows otherwise."""
         news = []
-        for function in functions:
-            registration = self._find(function)
-            if link.known.get(function) != registration:
-                link.known[function] = registration
-                news.append({**asdict(registration), "source": list(asdict(registration.source).values())})
+        for registration in registrations:
+            if link.known.get(registration.function) != registration:
+                link.known[registration.function] = registration
+                news.append(registration.to_dict())
         return news
 
     def stop(self, container: str, *, grace: float) -> None:

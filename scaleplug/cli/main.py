@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from scaleplug import __version__
-from scaleplug.cli.names import did_you_mean
-from scaleplug.errors import Error
+from scaleplug.errors import Error, did_you_mean
 
 COMMANDS = {
     "run": "Run a local entrypoint, with all it needs started around it.",

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
-from scaleplug.errors import NotFoundError
+from scaleplug.errors import NotFoundError, did_you_mean, listed
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "bright_magenta", "bright_green")
-
-
-def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return `: did you mean ...?` with the names that are near, or else all of a few."""
-    names = list(names)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
-    if near:
-        return f": did you mean {listed(near, 'or')}?"
-    return f": there is {listed(names)}" if 0 < len(names) <= 6 else ""
-
-
-def listed(names: Collection[str], word: str = "and", most: int = 6) -> str:
-    """Return names as they are said: `a, b and c`."""
-    said = list(names)
-    if len(said) > most:
-        return f"{', '.join(said[:most])} {word} {len(said) - most} more"
-    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} {word} {said[-1]}" if said else "nothing"
 
 
 def counted(count: int, noun: str) -> str:

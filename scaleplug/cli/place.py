@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import click
 from redis.exceptions import RedisError
 
-from scaleplug.cli.names import did_you_mean, find_function, listed
+from scaleplug.cli.names import find_function
 from scaleplug.embedded import Instance, find_instances
-from scaleplug.errors import ConfigurationError, NotFoundError, ServerError
+from scaleplug.errors import ConfigurationError, NotFoundError, ServerError, did_you_mean, listed
 from scaleplug.keys import Keys
 from scaleplug.server import connect, mask_url, read_facts
 from scaleplug.settings import Config

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +16,9 @@ import click
 from celery import Celery
 
 from scaleplug.app import App
-from scaleplug.cli.names import did_you_mean, listed
 from scaleplug.cli.tracebacks import format_exception, last_place
 from scaleplug.entrypoint import LocalEntrypoint, literal_options
-from scaleplug.errors import Error, InvalidError, NotFoundError
+from scaleplug.errors import Error, InvalidError, NotFoundError, did_you_mean, listed
 from scaleplug.function import Function
 from scaleplug.registry import Source
 
@@ -148,8 +147,8 @@ class Program:
             return chosen.command()
         return click.Command(
             chosen.name,
-            callback=chosen.remote,
-            params=list(literal_options(chosen.raw, chosen.name)),
+            callback=_print_items(chosen) if chosen.is_generator else chosen.remote,
+            params=list(literal_options(chosen.local, chosen.name)),
             help=chosen.__doc__,
         )
 
@@ -163,9 +162,16 @@ class Program:
     def register(self) -> list[str]:
         """Write all functions into the registry; return their names."""
         for app in self.apps:
-            caller: Any = app.caller()
-            app.register(caller.store, caller.keyring)
+            app.register()
         return sorted(self.functions)
+
+
+def _print_items(function: Function[Any, Any]) -> Callable[..., None]:
+    def run(**options: Any) -> None:
+        for item in function.remote_gen(**options):
+            click.echo(str(item))
+
+    return run
 
 
 def _shortened(names: Mapping[str, Any]) -> list[str]:

@@ -1,19 +1,23 @@
 #!lua flags=allow-oom
 -- Claim the message a container has just taken. The attempt is counted here, before any of the user's code runs.
 -- ARGV: container, epoch, fn, id, timeout, caller ('' if nobody waits), call, keep (seconds), index.
--- Returns {'ok', attempt, verdict or '', crash or ''}, or {'none' | 'stale' | 'parked' | 'cancelled'}.
+-- Returns {'ok', attempt, verdict or '', crash or '', times retried}, or {'none' | 'stale' | 'parked' | 'cancelled'}.
 local container, epoch, fn, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local transit, caller, call = P .. 'transit:' .. container .. ':' .. epoch, ARGV[6], ARGV[7]
+local function state(attempt)
+  return {
+    'ok',
+    attempt,
+    redis.call('HGET', P .. 'verdicts:' .. fn, id) or '',
+    redis.call('HGET', P .. 'crashes:' .. fn, id) or '',
+    tonumber(redis.call('HGET', P .. 'retries:' .. fn, id) or '0'),
+  }
+end
 local message = redis.call('LINDEX', transit, 0)
 if not message then
   -- The reply to an earlier try may have been lost on its way: what it claimed is still ours.
   if redis.call('HEXISTS', P .. 'claims:' .. container .. ':' .. epoch, id) == 0 then return {'none'} end
-  return {
-    'ok',
-    tonumber(redis.call('HGET', P .. 'attempts:' .. fn, id) or '1'),
-    redis.call('HGET', P .. 'verdicts:' .. fn, id) or '',
-    redis.call('HGET', P .. 'crashes:' .. fn, id) or '',
-  }
+  return state(tonumber(redis.call('HGET', P .. 'attempts:' .. fn, id) or '1'))
 end
 if epoch_of(container) ~= tonumber(epoch) then
   redis.call('DEL', transit)
@@ -38,5 +42,4 @@ redis.call('HSET', P .. 'claims:' .. container .. ':' .. epoch, id, message)
 redis.call('LPOP', transit)
 redis.call('ZADD', P .. 'running:' .. fn, now() + tonumber(ARGV[5]), id)
 redis.call('ZREM', P .. 'idle:' .. fn, container)
-local attempt = redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1)
-return {'ok', attempt, redis.call('HGET', P .. 'verdicts:' .. fn, id) or '', redis.call('HGET', P .. 'crashes:' .. fn, id) or ''}
+return state(redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1))

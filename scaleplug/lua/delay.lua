@@ -3,11 +3,6 @@ local fn = ARGV[1]
 local delayed = P .. 'delayed:' .. fn
 local pending = redis.call('LLEN', P .. 'queue:' .. fn) + redis.call('ZCARD', delayed)
 if pending >= tonumber(ARGV[2]) then return {0, pending, redis.call('ZCARD', P .. 'running:' .. fn)} end
-redis.call('ZADD', delayed, ARGV[3], ARGV[4])
+put_off(fn, ARGV[3], ARGV[4])
 if KEYS[2] then accept(KEYS[2]) end
-local known = redis.call('ZSCORE', P .. 'due', fn)
-if not known or tonumber(ARGV[3]) < tonumber(known) then
-  redis.call('ZADD', P .. 'due', ARGV[3], fn)
-  ring(fn)
-end
 return {1, pending, 0}

@@ -10,10 +10,7 @@ if redis.call('HDEL', P .. 'claims:' .. container .. ':' .. epoch, id) == 0 then
 end
 forget(fn, id)
 redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', 1)
-if ARGV[5] ~= '' then
-  redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
-  redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', ARGV[5])
-end
+count_time(fn, ARGV[5])
 if ARGV[6] == '1' then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', 1) end
 -- One that is kept lives as long as what refers to it; the caller renews one that it has not read yet.
 if KEYS[2] then accept(KEYS[2], tonumber(ARGV[10]) > 0 and ARGV[10] or 3600) end

@@ -1,19 +1,28 @@
 #!lua flags=allow-oom
--- Find inputs that ran past their timeout, and pass the verdict on them. ARGV: token, fn, grace (seconds), verdict.
--- Returns the containers to be killed.
+-- Find inputs that ran past their timeout, and pass the verdict on them; and cancelled ones that have not ended in time.
+-- ARGV: token, fn, grace of a timeout (seconds), verdict. Returns {container to be killed, why (the verdict or 'cancel')...}.
 if not leads(ARGV[1]) then return {} end
 local fn, found = ARGV[2], {}
-local ids = redis.call('ZRANGEBYSCORE', P .. 'running:' .. fn, '-inf', now() - tonumber(ARGV[3]), 'LIMIT', 0, 100)
-for _, id in ipairs(ids) do
-  local owner
+
+local function owner_of(id)
   for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
-    if redis.call('HEXISTS', P .. 'claims:' .. container .. ':' .. epoch_of(container), id) == 1 then owner = container end
-  end
-  if owner then
-    redis.call('HSET', P .. 'verdicts:' .. fn, id, ARGV[4])
-    found[#found + 1] = owner
-  else
-    redis.call('ZREM', P .. 'running:' .. fn, id)
+    if redis.call('HEXISTS', P .. 'claims:' .. container .. ':' .. epoch_of(container), id) == 1 then return container end
   end
 end
+
+local function find(key, before, why)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', before, 'LIMIT', 0, 100)) do
+    local owner = owner_of(id)
+    if owner then
+      if why ~= 'cancel' then redis.call('HSET', P .. 'verdicts:' .. fn, id, why) end
+      found[#found + 1] = owner
+      found[#found + 1] = why
+    else
+      redis.call('ZREM', key, id)
+    end
+  end
+end
+
+find(P .. 'running:' .. fn, now() - tonumber(ARGV[3]), ARGV[4])
+find(P .. 'cancelling:' .. fn, now(), 'cancel')
 return found

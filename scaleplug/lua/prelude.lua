@@ -22,24 +22,30 @@ local function epoch_of(container)
   return tonumber(redis.call('HGET', P .. 'container:' .. container, 'epoch') or '0')
 end
 
+local drop_cancelled -- below
+
 -- Put back at the head of the queue what a container holds under one epoch. Inputs that were only being taken were not
--- started, so they keep their count of attempts; `blameless` takes the started ones' attempt back too.
+-- started, so they keep their count of attempts; `blameless` takes the started ones' attempt back too. Inputs of
+-- cancelled calls end here: no container has to be started only to drop them.
 local function give_back(fn, container, epoch, reason, blameless)
   local queue, returned = P .. 'queue:' .. fn, 0
   local claims, transit = P .. 'claims:' .. container .. ':' .. epoch, P .. 'transit:' .. container .. ':' .. epoch
   local held = redis.call('HGETALL', claims)
   for i = 1, #held, 2 do
     local id = held[i]
-    redis.call('RPUSH', queue, held[i + 1])
-    redis.call('ZREM', P .. 'running:' .. fn, id)
-    if redis.call('HEXISTS', P .. 'verdicts:' .. fn, id) == 0 then
-      if blameless then
-        redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
-      else
-        redis.call('HSET', P .. 'crashes:' .. fn, id, reason)
+    if not drop_cancelled(fn, id, held[i + 1]) then
+      redis.call('RPUSH', queue, held[i + 1])
+      redis.call('ZREM', P .. 'running:' .. fn, id)
+      local verdict = redis.call('HGET', P .. 'verdicts:' .. fn, id)
+      if not verdict or string.sub(verdict, 1, 9) == 'streamed:' then
+        if blameless and not verdict then
+          redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
+        else
+          redis.call('HSET', P .. 'crashes:' .. fn, id, reason)
+        end
       end
+      returned = returned + 1
     end
-    returned = returned + 1
   end
   redis.call('DEL', claims)
   while true do
@@ -94,6 +100,43 @@ local function forget(fn, id)
   redis.call('HDEL', P .. 'attempts:' .. fn, id)
   redis.call('HDEL', P .. 'verdicts:' .. fn, id)
   redis.call('HDEL', P .. 'crashes:' .. fn, id)
+  redis.call('HDEL', P .. 'retries:' .. fn, id)
+  redis.call('ZREM', P .. 'cancelling:' .. fn, id)
+end
+
+-- The call that an input belongs to: those of a map have a number behind it.
+local function call_of(id)
+  return string.match(id, '^(.*):%d+$') or id
+end
+
+-- End an input that some container held if its call is cancelled; false if it isn't.
+drop_cancelled = function(fn, id, message)
+  local call = call_of(id)
+  if redis.call('EXISTS', P .. 'cancelled:' .. call) == 0 then return false end
+  forget(fn, id)
+  local ok, parsed = pcall(cjson.decode, message)
+  local reply = ok and type(parsed) == 'table' and type(parsed.headers) == 'table' and parsed.headers.scaleplug
+  if type(reply) == 'table' and reply.call == call then
+    deliver(call, reply.index, reply.caller, reply.keep, nil, 'cancelled')
+  end
+  return true
+end
+
+-- Keep a message until it is due, and let the controller know when it is the first of its function.
+local function put_off(fn, due, message)
+  redis.call('ZADD', P .. 'delayed:' .. fn, due, message)
+  local known = redis.call('ZSCORE', P .. 'due', fn)
+  if not known or tonumber(due) < tonumber(known) then
+    redis.call('ZADD', P .. 'due', due, fn)
+    redis.call('SADD', P .. 'dirty', '@due')
+    ring(fn)
+  end
+end
+
+local function count_time(fn, microseconds)
+  if microseconds == '' then return end
+  redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
+  redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', microseconds)
 end
 
 local function now_idle(fn, container, epoch)

@@ -1,7 +1,7 @@
 -- Check the limits and put inputs on a function's queue, in one step.
 -- KEYS[1 + n]: the draft of the n-th message's large arguments, '' for none, as far as there are any.
--- ARGV: fn, most pending, most pending and running (0: any), 1 to accept as many as fit, call to record ('' for none),
---       seconds to keep the record, messages...
+-- ARGV: fn, most pending, most pending and running (0: any), 1 to accept as many as fit, call to record ('' for none; several,
+--       with a space between them, are calls of one message each), seconds to keep the record, messages...
 -- Returns {accepted, pending before, running}.
 local fn, most, total, partial = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local queue = P .. 'queue:' .. fn
@@ -23,6 +23,11 @@ end
 for i = 1, math.min(n, #KEYS - 1) do
   if KEYS[1 + i] ~= '' then accept(KEYS[1 + i]) end
 end
-if ARGV[5] ~= '' then redis.call('SET', P .. 'call:' .. ARGV[5], fn, 'EX', ARGV[6]) end
+local recorded = 0
+for call in string.gmatch(ARGV[5], '%S+') do
+  if recorded == n then break end
+  redis.call('SET', P .. 'call:' .. call, fn, 'EX', ARGV[6])
+  recorded = recorded + 1
+end
 ring(fn)
 return {n, pending, running}

@@ -78,7 +78,7 @@ class FakeBackend:
         return [
             BackendContainer(
                 container=name, app=state.request.app, function=state.request.function, slot=state.request.slot,
-                started_at=state.started_at, pid=state.pid,
+                version=state.request.version, started_at=state.started_at, pid=state.pid,
             )
             for name, state in self._containers.items()
         ]  # fmt: skip
@@ -122,13 +122,21 @@ class FakeBackend:
     def adopt(self) -> None:
         """Find what is there already: it is all in this object."""
 
-    def prepared_at(self, function: str) -> float:  # noqa: ARG002  # there is nothing to prepare
+    def prepared_at(self, registration: Registration) -> float:  # noqa: ARG002  # there is nothing to prepare
         """Return the Unix time from which on containers of the function could be started."""
         return 0.0
 
     def warm(self, registrations: Iterable[Registration]) -> None:
         """Write down the functions that are to be ready."""
-        self.warmed = {registration.function for registration in registrations}
+        self.warmed |= {registration.function for registration in registrations}
+
+    def can_start(self, registration: Registration) -> bool:  # noqa: ARG002  # nothing is imported
+        """Return whether containers of a version that is registered no longer can still be started."""
+        return True
+
+    def tidy(self, registrations: Iterable[Registration]) -> None:
+        """Forget what is not among the functions any more."""
+        self.warmed &= {registration.function for registration in registrations}
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

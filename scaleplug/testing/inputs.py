@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import cloudpickle
+from celery.exceptions import TaskPredicate
 
 from scaleplug.abc import CallKind, Event
 from scaleplug.blobs import check_size
@@ -21,10 +22,13 @@ from scaleplug.errors import (
     InvalidError,
     NotFoundError,
     SerializationError,
+    note_attempts,
 )
 from scaleplug.function import Function
-from scaleplug.serializer import pickle
-from scaleplug.settings import process_config
+from scaleplug.pools import with_options
+from scaleplug.serializer import pickle_call
+from scaleplug.settings import FunctionSettings, process_config
+from scaleplug.streams import Window
 
 AnyFunction = Function[Any, Any]
 
@@ -80,6 +84,9 @@ class LocalInput:
     id: str = ""
     number: int = 0  # its place among all inputs
     runs: int = 0
+    attempts: int = 0  # those of its runs that count for crashes: since it was last retried
+    retried: int = 0
+    retry_in: float | None = None  # seconds after which it runs again instead of ending
     waits: int = 0  # calls of its own that it waits for
     deadline: float = 0.0
     ended: bool = False
@@ -89,6 +96,7 @@ class LocalInput:
     gate: threading.Lock = field(default_factory=threading.Lock)  # held while that changes or is used
     orders: Orders = field(default_factory=Orders)
     task: asyncio.Task[Any] | None = None  # runs it, when it is async
+    window: Window | None = None  # of a generator function
 
 
 @dataclass(slots=True)
@@ -125,10 +133,31 @@ def make(
     """Return the input of a call; raises the TypeError of a plain call, and SerializationError."""
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
-    what = f"an argument of {function.full_name}"
-    payload = pickle((args, dict(kwargs)), what)
-    check_size(what, len(payload), process_config().max_payload)
+    payload = pickle_call(function.full_name, args, dict(kwargs))
+    check_size(f"an argument of {function.full_name}", len(payload), process_config().max_payload)
     return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
+
+
+def settings_of(function: AnyFunction) -> FunctionSettings:
+    """Return a function's settings with the options of the variant that it is."""
+    return with_options(function.settings, function.options) if function.options else function.settings
+
+
+def again(item: LocalInput) -> LocalInput:
+    """Return the input as it waits for a retry; what still runs of the old one changes nothing."""
+    return LocalInput(
+        item.function, item.call, item.index, item.payload, id=item.id, number=item.number, runs=item.runs,
+        retried=item.retried + 1,
+    )  # fmt: skip
+
+
+def retry_delay(item: LocalInput, exc: BaseException) -> float | None:
+    """Return the seconds until a failed input runs again, ``None`` when it does not: then its error tells so."""
+    own = isinstance(exc, (TaskPredicate, InputCancellation))  # no failures
+    delay = None if own else settings_of(item.function).retry_delay(item.retried)
+    if delay is None and not own:
+        note_attempts(exc, item.retried + 1)
+    return delay
 
 
 def loads(name: str, payload: bytes) -> Any:
@@ -151,7 +180,7 @@ async def noted(item: LocalInput, coroutine: Any) -> Any:
 def crashed(item: LocalInput) -> ContainerCrashError:
     """Return the error of an input that took too many containers down."""
     return ContainerCrashError(
-        f"the input took its container of {item.function.full_name} down {item.runs} times"
+        f"the input took its container of {item.function.full_name} down {item.attempts} times"
         " (the last time: killed by SIGKILL): it is not tried again"
     )
 

@@ -7,6 +7,7 @@ be interrupted. Its caller gets the error in time all the same, and the thread i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import inspect
@@ -16,26 +17,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import cloudpickle
+from celery import current_task
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
 from scaleplug.app import known_functions, use_twin
 from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
+from scaleplug.context import running
 from scaleplug.errors import (
     ExecutionError,
     FunctionTimeoutError,
     InputCancellation,
     InputCancelledError,
     InvalidError,
+    NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.loops import done_now
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
-from scaleplug.settings import check_count, check_seconds, process_config
+from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
+from scaleplug.streams import broken
 from scaleplug.testing.inputs import (
     AnyFunction,
     CrashError,
@@ -44,6 +51,7 @@ from scaleplug.testing.inputs import (
     Plan,
     SentInput,
     Spawned,
+    again,
     crashed,
     current,
     full_name,
@@ -51,8 +59,13 @@ from scaleplug.testing.inputs import (
     make,
     noted,
     own_frames_off,
+    retry_delay,
+    settings_of,
 )
+from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
+
+T = TypeVar("T")
 
 LEAVE_SECONDS = 1.0
 """How long the end of a run waits for interrupted inputs to leave."""
@@ -71,6 +84,7 @@ class LocalRun:
         self._open: dict[str, tuple[Callable[[Event], object], LocalInput | None]] = {}
         self._queues: dict[AnyFunction, deque[LocalInput]] = {}
         self._running: list[LocalInput] = []
+        self._waiting: list[tuple[float, LocalInput]] = []  # failed ones, with the time at which they run again
         self._made: list[LocalInput] = []
         self._spawned: dict[str, Spawned] = {}
         self._cancelled: set[str] = set()
@@ -78,6 +92,7 @@ class LocalRun:
         self._code: dict[AnyFunction, Callable[..., Any]] = {}
         self._finisher: threading.Thread | None = None
         self._next_deadline: float | None = None
+        self._overrides: dict[str, dict[str, Any]] = {}
         self._ended = False
 
     # -- what a test asks and tells --------------------------------------------------------------------------------
@@ -90,10 +105,10 @@ class LocalRun:
         return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
 
     def pending(self, function: AnyFunction | str) -> int:
-        """Return how many inputs of a function wait for a thread."""
+        """Return how many inputs of a function wait for a thread, or for a retry."""
         name = self._name(function)
         with self._lock:
-            return sum(len(queue) for known, queue in self._queues.items() if known.full_name == name)
+            return sum(1 for item in self._not_begun() if item.function.full_name == name)
 
     def running(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function run."""
@@ -136,7 +151,10 @@ class LocalRun:
                 raise TimeoutError(f"inputs of {', '.join(names)} have not ended after {timeout:g} s")
 
     def _left(self) -> list[LocalInput]:
-        return [*self._running, *(item for queue in self._queues.values() for item in queue)]
+        return [*self._running, *self._not_begun()]
+
+    def _not_begun(self) -> list[LocalInput]:
+        return [*(item for queue in self._queues.values() for item in queue), *(item for _, item in self._waiting)]
 
     def _plan(self, function: AnyFunction | str) -> Plan:
         return self._plans.setdefault(self._name(function), Plan())
@@ -173,11 +191,11 @@ class LocalRun:
             if self._ended:
                 raise ExecutionError(f"{name} can't be called any more: the local run is over")
             waiting = self._queues.setdefault(function, deque())
-            running = self._running_of(function)
-            room = min(most - len(waiting), total - len(waiting) - running if total else most)
+            running, pending = self._running_of(function), len(waiting) + self._delayed_of(function)
+            room = min(most - pending, total - pending - running if total else most)
             if len(made) > room:
                 if kind != "map":
-                    raise exhausted(name, Admission(0, len(waiting), running), most, total)
+                    raise exhausted(name, Admission(0, pending, running), most, total)
                 del made[max(0, room) :]
             if spawned:
                 self._spawned[call] = Spawned(name)
@@ -188,6 +206,32 @@ class LocalRun:
             self._start_pending()
         return len(made)
 
+    def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._lock:
+            base = self._settings_of(function)
+            laid_over = self._overrides.get(function, {}) | dict(changes)
+            settings = override(base, laid_over)
+            self._overrides[function] = laid_over
+            self._start_pending()
+        return settings
+
+    def _settings_of(self, pool: str) -> FunctionSettings:
+        for function in (*known_functions(), *self._queues):
+            if function.full_name == pool:
+                return settings_of(function)
+        raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
+
+    def send_soon(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
+    ) -> asyncio.Future[int]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return done_now(partial(self.send, function, call, inputs, kind=kind))
+
+    def soon(self, run: Callable[[], T]) -> asyncio.Future[T]:
+        """See :class:`scaleplug.abc.Caller`; nothing blocks here."""
+        return done_now(run)
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
@@ -196,6 +240,7 @@ class LocalRun:
                 if len(left) < len(queue):
                     queue.clear()
                     queue.extend(left)
+            self._waiting = [(due, item) for due, item in self._waiting if item.call != call]
             self._cancelled.add(call)
             spawned, running = self._spawned.get(call), [item for item in self._running if item.call == call]
             if spawned is not None:
@@ -218,7 +263,22 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         if event.outcome is None:
             return False, reason_error(event.reason, call)
-        return open_outcome(self.keyring, f"{call}|{event.index}", event.outcome)
+        return open_outcome(self.keyring, event.context(call), event.outcome)
+
+    def grant(self, call: str, part: int | None) -> bool:
+        """See :class:`scaleplug.abc.Caller`."""
+        if part is not None:
+            with self._lock:
+                windows = [item.window for item in self._running if item.call == call and item.window is not None]
+            for window in windows:
+                window.grant(part)
+        return True
+
+    def pass_on(self, item: LocalInput, event: Event) -> None:
+        """Give a part of a stream to who waits for it; nobody does when the input has ended."""
+        with self._lock:
+            if not item.ended and item.call in self._open:
+                self._open[item.call][0](event)
 
     def drop(self, event: Event) -> None:
         """See :class:`scaleplug.abc.Caller`: here nothing is kept anywhere else."""
@@ -236,6 +296,9 @@ class LocalRun:
     def _running_of(self, function: AnyFunction) -> int:
         return sum(1 for item in self._running if item.function is function)
 
+    def _delayed_of(self, function: AnyFunction) -> int:
+        return sum(1 for _, item in self._waiting if item.function is function)
+
     def _start_pending(self) -> None:
         """Start what there is room for, oldest first; the lock is held."""
         while not self._ended and sum(1 for item in self._running if not item.waits) < self.threads:
@@ -243,7 +306,7 @@ class LocalRun:
             if not ready:
                 return
             item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.deadline = time.monotonic() + item.function.settings.timeout
+            item.deadline = time.monotonic() + settings_of(item.function).timeout
             self._running.append(item)
             self._begin(item)
             item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
@@ -257,11 +320,13 @@ class LocalRun:
     def _begin(self, item: LocalInput) -> None:
         """Count a run and settle what is to happen in it; the lock is held."""
         item.runs += 1
+        item.attempts += 1
         plan = self._plans.get(item.function.full_name)
         item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
-        most, each = function.settings.max_containers, function.settings.max_inputs
+        settings = settings_of(function)
+        most, each = settings.max_containers, settings.max_inputs
         return most is None or self._running_of(function) < most * each
 
     def _work(self, item: LocalInput) -> None:
@@ -278,9 +343,10 @@ class LocalRun:
             pass
 
     def _outcome(self, item: LocalInput) -> bytes | None:
-        name, context = item.function.full_name, f"{item.call}|{item.index}"
+        name, context, begun = item.function.full_name, f"{item.call}|{item.index}", False
         try:
             args, kwargs = loads(name, item.payload)
+            begun = True
             sealed = seal_value(self.keyring, context, self._run(item, args, kwargs), name)
             check_size(f"what {name} returned", len(sealed), process_config().max_payload)
         except CrashError:
@@ -289,6 +355,7 @@ class LocalRun:
             return seal_failure(self.keyring, context, InputCancelledError(f"{item.id} was cancelled while it ran"))
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
             exc.__traceback__ = own_frames_off(exc)
+            item.retry_in = retry_delay(item, exc) if begun else None
             return seal_failure(self.keyring, context, exc)
         return sealed
 
@@ -298,10 +365,13 @@ class LocalRun:
             raise InputCancellation
         if orders.error is not None:
             raise orders.error
-        code = orders.stub or self._code.get(item.function, item.function.raw)
-        value = code(*args, **kwargs)
-        if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
-            value = run_coroutine(noted(item, value))
+        code = orders.stub or self._code.get(item.function) or item.function.local
+        with running(item.id, item.call):
+            value = code(*args, **kwargs)
+            if item.function.is_generator:
+                value = LocalStream(item, self.keyring, self.pass_on).run(value)
+            if inspect.iscoroutine(value) and (item.function.is_async or orders.stub):
+                value = run_coroutine(noted(item, value))
         if orders.crash:
             raise CrashError
         return value
@@ -309,7 +379,9 @@ class LocalRun:
     def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
         self._load_code(function)
-        item = make(function, "", "remote", 0, args, kwargs)
+        request = current_task.request if current_task else None
+        call = (request.id if request else None) or f"fc-{secrets.token_hex(16)}"
+        item = make(function, call, "remote", 0, args, kwargs)
         with self._lock:
             self._record(item)
         while True:
@@ -318,8 +390,12 @@ class LocalRun:
             try:
                 return self._run(item, args, kwargs)
             except CrashError:
-                if item.runs >= process_config().max_attempts:
+                if item.attempts >= process_config().max_attempts:
                     raise crashed(item) from None
+            except BaseException as exc:
+                if retry_delay(item, exc) is None:
+                    raise
+                item.retried, item.attempts = item.retried + 1, 0  # at once: Celery's eager tasks wait for nothing
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -336,9 +412,14 @@ class LocalRun:
 
     def _finish(self, item: LocalInput, outcome: bytes | None) -> None:
         with self._lock:
-            if outcome is not None:
+            if item.retry_in is not None:
+                self._put_off(item, item.retry_in)
+            elif outcome is not None:
                 self._end_input(item, outcome)
-            elif item.runs >= process_config().max_attempts:
+            elif item.window is not None and item.window.items:
+                error = broken(item.function.full_name, item.window.items, "killed by SIGKILL")
+                self._end_input(item, self._failure(item, error))
+            elif item.attempts >= process_config().max_attempts:
                 self._end_input(item, self._failure(item, crashed(item)))
             elif not item.ended:
                 self._running.remove(item)
@@ -348,9 +429,34 @@ class LocalRun:
     def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
-            name, limit = item.function.full_name, item.function.settings.timeout
-            self._give_up(item, FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s"))
-        self._next_deadline = min((item.deadline for item in self._running), default=None)
+            name, limit = item.function.full_name, settings_of(item.function).timeout
+            error = FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s")
+            delay = retry_delay(item, error)
+            if delay is None:
+                self._give_up(item, error)
+            else:
+                self._put_off(item, delay)
+                self._interrupt(item)
+        self._queue_due(now)
+        times = [*(item.deadline for item in self._running), *(due for due, _ in self._waiting)]
+        self._next_deadline = min(times, default=None)
+
+    def _put_off(self, item: LocalInput, delay: float) -> None:
+        """Let a failed input wait for its retry; the lock is held."""
+        if item.ended:
+            return
+        item.ended = True
+        self._running.remove(item)
+        waiting = self._made[item.number] = again(item)
+        self._waiting.append((time.monotonic() + delay, waiting))
+        self._start_pending()
+
+    def _queue_due(self, now: float) -> None:
+        for due, item in sorted(self._waiting, key=lambda waiting: waiting[0]):
+            if due <= now:
+                self._queues[item.function].append(item)
+        self._waiting = [(due, item) for due, item in self._waiting if due > now]
+        self._start_pending()
 
     def _failure(self, item: LocalInput, error: Exception) -> bytes:
         return seal_failure(self.keyring, f"{item.call}|{item.index}", error)
@@ -371,6 +477,9 @@ class LocalRun:
     def _give_up(self, item: LocalInput, error: Exception) -> None:
         """End an input for its caller, and interrupt what runs it; the lock is held."""
         self._end_input(item, self._failure(item, error))
+        self._interrupt(item)
+
+    def _interrupt(self, item: LocalInput) -> None:
         item.given_up.set()
         for call, (put, owner) in self._open.items():
             if owner is item:
@@ -383,6 +492,8 @@ class LocalRun:
                 if item.interruptible is not None:
                     thread = ctypes.c_ulong(item.interruptible)
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+            if item.window is not None:
+                item.window.wake()
 
     def end(self) -> None:
         """Cancel what is left and interrupt what runs."""
@@ -391,6 +502,7 @@ class LocalRun:
             left = list(self._running)
             for queue in self._queues.values():
                 queue.clear()
+            self._waiting.clear()
             for item in left:
                 self._give_up(item, InputCancelledError(f"{item.id} was cancelled: the local run is over"))
             for put, _ in self._open.values():

@@ -24,16 +24,19 @@ from celery.worker.consumer import Consumer
 from kombu import Connection
 
 from scaleplug.abc import StartRequest
+from scaleplug.cls import Cls, Obj, make_instance
 from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
+from scaleplug.pools import unpack
+from scaleplug.registry import Registration
 from scaleplug.serializer import NAME, Keyring, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
-from scaleplug.worker.runner import Runner
+from scaleplug.worker.runner import Body, Runner
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +95,18 @@ class _Worker(WorkController):  # type: ignore[misc]
 class Container:
     """The worker of one function, started as far as it goes without a connection."""
 
-    def __init__(self, function: Function[Any, Any], config: Config) -> None:
-        self.function, self.config = function, config
+    def __init__(self, served: Function[Any, Any] | Cls[Any], registration: Registration, config: Config) -> None:
+        self.served, self.registration, self.config = served, registration, config
         self.keyring = Keyring(config.secret)
         self.keys = Keys(config.namespace)
         self.store = Store(connect(require_url(config.redis_url)), self.keys)
         self.store.prepare_scripts()
-        self.runner = Runner(
-            function.raw, function.settings, is_async=function.is_async, max_attempts=config.max_attempts
-        )
-        function.task.run = self.runner
-        app: Celery = function.app.celery
+        self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
+        app: Celery = served.app.celery
+        names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
+        self.tasks = {name: app.tasks[name] for name in names}
+        for task in self.tasks.values():
+            task.run = self.runner
         app.set_current()
         app.set_default()
         # The app of this process only; its other tasks don't run here.
@@ -112,7 +116,7 @@ class Container:
         self.worker = _Worker(
             app=app,
             hostname="scaleplug@container",  # the real one comes after the fork
-            queues=[self.keys.queue(function.full_name)],
+            queues=[self.keys.queue(registration.function)],
             pool=_Pool,
             concurrency=1,
             prefetch_multiplier=1,
@@ -127,25 +131,30 @@ class Container:
         self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
         if not self.sends_events:  # events need a connection of their own
             self.worker.blueprint.start(self.worker)
-        _ = function.task.backend  # made on first use, which would be in the first input
+        for task in self.tasks.values():
+            _ = task.backend  # made on first use, which would be in the first input
         self.intake: Intake | None = None
 
     def run(self, request: StartRequest) -> int:
         """Consume until told to leave; return the exit status."""
-        settings, kwargs = self.function.settings, self.store.client.connection_pool.connection_kwargs
+        settings, kwargs = self.registration.settings, self.store.client.connection_pool.connection_kwargs
         kwargs["client_name"] = request.container
         intake = self.intake = Intake(
-            self.store, self.keyring, container=request.container, function=request.function, slots=settings.max_inputs,
+            self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
+            slots=settings.max_inputs,
             timeout=settings.timeout, give_up=self.config.reconnect_timeout,
         )  # fmt: skip
         self.runner.attach(intake, self.keyring)
         intake.payloads.blobs.limit = self.config.max_payload
         use_large_arguments(intake.payloads.take)
+        if settings.single_use_containers:
+            intake.on_idle = self._on_stop
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_container)
         self._name_worker(request)
         signals.worker_process_init.send(sender=self.worker.hostname)
+        instance = self._enter()
         try:
             intake.connect()
         except NotWantedError:
@@ -155,11 +164,35 @@ class Container:
             return EXIT_NO_REDIS
         threading.Thread(target=self._hear_orders, args=(request.container,), daemon=True).start()
         if self._consume(intake):
+            self._exit(instance)
             intake.leave("left in good order")
         return self.worker.exitcode or 0
 
+    def _enter(self) -> Any:
+        """Make the object whose methods are called; what its hooks raise is a failed start."""
+        if isinstance(self.served, Function):
+            self.runner.bodies[self.served.title] = Body(self.served.local)
+            return None
+        cls = self.served
+        parameters = unpack(self.registration.parameters)
+        instance = make_instance(cls, parameters, Obj(cls, parameters))
+        for name, mark in cls.methods.items():
+            self.runner.bodies[cls.tasks[name].name] = Body(mark.raw.__get__(instance, type(instance)))
+        for hook in cls.hooks:
+            if hook.kind == "enter":
+                self.runner.run_hook(hook.raw.__get__(instance, type(instance)))
+        return instance
+
+    def _exit(self, instance: Any) -> None:
+        for hook in self.served.hooks if isinstance(self.served, Cls) else ():
+            if hook.kind == "exit":
+                try:
+                    self.runner.run_hook(hook.raw.__get__(instance, type(instance)))
+                except Exception:
+                    logger.exception("%s of %s failed", hook.__name__, self.registration.shown)
+
     def _name_worker(self, request: StartRequest) -> None:
-        worker, task, app = self.worker, self.function.task, self.function.app.celery
+        worker, app = self.worker, self.served.app.celery
         worker.hostname = nodename(f"{request.function}-{request.slot}", socket.gethostname())
         if self.sends_events:
             worker.consumer.hostname = worker.hostname
@@ -170,8 +203,9 @@ class Container:
         app.set_current()
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
-        task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
-        consumer.strategies[task.name] = task.start_strategy(app, consumer)
+        for task in self.tasks.values():
+            task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
+            consumer.strategies[task.name] = task.start_strategy(app, consumer)
 
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""

@@ -16,7 +16,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,13 +65,16 @@ class Claim:
     taken: float = field(default_factory=time.monotonic)
     outcome: bytes | None = None
     failed: bool = False
+    retried: int = 0
+    retry_in: float | None = None
+    """Seconds after which the input runs again instead of ending; ``None`` when it ends."""
     large: bytes = b""
     """The reference to its arguments, where they are kept apart."""
     draft: str = ""
     """The name of its outcome, where that is."""
 
 
-def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
+def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Keyring) -> dict[str, Any]:
     """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
     try:
         message = json.loads(raw)
@@ -83,12 +86,12 @@ def read_message(raw: bytes, function: str, keyring: Keyring) -> dict[str, Any]:
         raise RefusedError(f"it is not a Celery message: {type(exc).__name__}: {exc}") from None
     if not isinstance(input_id, str) or not input_id or not isinstance(properties, dict):
         raise RefusedError("it has no valid id")
-    if task != function:
+    if task not in tasks:
         raise RefusedError(f"it is for the task {task!r}, and this is the queue of {function!r}")
     if content_type == CONTENT_TYPE:
         try:
             sealed = body if isinstance(body, bytes) else body.encode()
-            payload = keyring.unseal(INPUT, input_context(task, input_id), sealed)
+            payload = keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
             if payload[:1] == APART:
                 message["large"] = payload
         except SerializationError as exc:
@@ -131,19 +134,20 @@ def reply_of(message: Any) -> dict[str, Any]:
 class Intake:
     """The intake of one container."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what a container knows
         self,
         store: Store,
         keyring: Keyring,
         *,
         container: str,
         function: str,
+        tasks: Collection[str],
         slots: int,
         timeout: float,
         give_up: float,
     ) -> None:
         self.store, self.keyring = store, keyring
-        self.container, self.function = container, function
+        self.container, self.function, self.tasks = container, function, tasks
         self.slots, self.timeout, self.give_up = slots, timeout, give_up
         self.queue = store.keys.queue(function)
         self.claims: dict[str, Claim] = {}
@@ -151,6 +155,8 @@ class Intake:
         self.payloads = Payloads(Blobs(store, keyring, MAX_PAYLOAD))
         self.epoch = 0
         self.draining = False
+        self.on_idle: Callable[[], object] = lambda: None
+        """Called when the last claim has been handed back."""
         self._cold = True
         self._link: Any = None
         self._client_id = 0
@@ -260,7 +266,7 @@ class Intake:
 
     def _claim(self, raw: bytes) -> dict[str, Any] | None:
         try:
-            message = read_message(raw, self.function, self.keyring)
+            message = read_message(raw, self.function, self.tasks, self.keyring)
         except RefusedError as refused:
             self._refuse(raw, str(refused))
             return None
@@ -271,10 +277,16 @@ class Intake:
             return None
         if claimed.status != "ok":
             return None
-        tag = f"{headers['id']}/{claimed.attempt}"  # a redelivered message carries its publisher's tag again
+        # A redelivered message carries its publisher's tag again.
+        tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
+        if claimed.retried:
+            headers["retries"] = claimed.retried
         message["properties"]["delivery_tag"] = tag
         message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
-        claim = Claim(headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply)
+        claim = Claim(
+            headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply,
+            retried=claimed.retried,
+        )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
         claim.large = message.pop("large", b"")
         if claim.large:
@@ -303,13 +315,18 @@ class Intake:
 
     def _finish(self, claim: Claim) -> None:
         seconds: float | None = time.monotonic() - claim.taken
+        if claim.verdict == "timeout":
+            seconds = None  # it only heard the verdict here
         if self._cold and seconds is not None and seconds < COLD_SECONDS:
             seconds = None  # a first input pays for what happens once, and would make short ones look long
-        owned = self.store.finish(
-            self.container, claim.epoch, self.function, claim.id,
-            seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
-            draft=claim.draft,
-        )  # fmt: skip
+        where = (self.container, claim.epoch, self.function, claim.id)
+        if claim.retry_in is not None:
+            owned = self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
+        else:
+            owned = self.store.finish(
+                *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
+                draft=claim.draft,
+            )  # fmt: skip
         self._cold = False
         if not owned:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
@@ -358,6 +375,8 @@ class Intake:
         self.by_id.pop(claim.id, None)
         self.payloads.forget(claim.large)
         self.wake()
+        if not self.claims:
+            self.on_idle()
 
     def leave(self, reason: str) -> None:
         """Give back what is left and sign off."""

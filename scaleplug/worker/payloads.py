@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from scaleplug.blobs import LARGE, Blobs, Parts, Pickled, check_size, outcome_key, pickle_in_pieces
+from scaleplug.blobs import LARGE, Blobs, Parts, Pickled, check_size, outcome_key, pickle_result
 from scaleplug.errors import SerializationError
 from scaleplug.serializer import OUTPUT, pickle_failure, seal_failure
 
@@ -50,7 +50,7 @@ class Payloads:
         """Settle that an input returned ``value``; raises PayloadTooLargeError, and Redis errors if it is large."""
         what = f"what {function} returned"
         try:
-            pickled = pickle_in_pieces(value, what)
+            pickled = pickle_result(value, what)
         except SerializationError as exc:
             claim.outcome = seal_failure(self.blobs.keyring, context, exc)
             return

@@ -32,9 +32,10 @@ import cloudpickle
 
 from scaleplug.abc import StartRequest
 from scaleplug.app import App, find_app, importing
+from scaleplug.context import mark_container
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
-from scaleplug.settings import Config, FunctionSettings, use_config
+from scaleplug.settings import Config, use_config
 from scaleplug.worker.child import Child, exit_reason
 from scaleplug.worker.container import Container, leave_process
 from scaleplug.worker.parent import adopt_orphans, die_with_parent
@@ -155,10 +156,7 @@ class Zygote:
     def obey(self, order: dict[str, Any]) -> None:
         """Carry out one order."""
         for known in order.get("functions", ()):
-            registration = Registration(
-                known["function"], known["app"], Source(*known["source"]), known["serialized"],
-                FunctionSettings.from_dict(known["settings"]),
-            )  # fmt: skip
+            registration = Registration.from_dict(known)
             self.registrations[registration.function] = registration
             self.prepared.pop(registration.function, None)
         if order["op"] == "prepare":
@@ -231,10 +229,13 @@ class Zygote:
         if registration.serialized or function in self.prepared:
             return  # pickled code is fetched, verified and unpickled in the container
         app = find_app(registration.app)
-        name = function.removeprefix(registration.app + ".")
-        if app is None or name not in app.functions:
-            raise RuntimeError(f"{self.source.where} defines no function {function!r}")
-        self.prepared[function] = Container(app.functions[name], self.config)
+        served = None if app is None else app.named(registration.name)
+        if served is None:
+            kind = "class" if registration.is_class else "function"
+            raise RuntimeError(
+                f"{self.source.where} defines no {kind} {registration.name!r} in an app {registration.app!r}"
+            )
+        self.prepared[function] = Container(served, registration, self.config)
         gc.freeze()
 
     def become_container(self, request: StartRequest, reader: int, writer: int) -> None:
@@ -270,14 +271,12 @@ class Zygote:
         """Return the container of a function that travels pickled."""
         registration = self.registrations[request.function]
         app = find_app(registration.app) or App(registration.app)
-        name = request.function.removeprefix(registration.app + ".")
-        sealed = app.store.code(request.function)
+        base = f"{app.name}.{registration.name}"
+        sealed = app.store.code(base, registration.version)
         if sealed is None:
-            raise RuntimeError(f"the code of {request.function} is not in the registry")
-        raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, request.function, sealed))
-        app.functions.pop(name, None)
-        app.function(name=name, serialized=True, timeout=registration.settings.timeout)(raw)
-        return Container(app.functions[name], self.config)
+            raise RuntimeError(f"the code of {base} (version {registration.version}) is not in the registry")
+        raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, base, sealed))
+        return Container(app.adopt(registration, raw), registration, self.config)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -405,6 +404,7 @@ def main() -> None:
     adopt_orphans()
     config = Config(**options["config"])
     use_config(config)
+    mark_container()
     use_keyring(Keyring(config.secret))
     listener = socket.socket(fileno=options["listener"])
     zygote = Zygote(config, Source(*options["source"]), listener, options.get("lifeline"))

@@ -6,17 +6,29 @@ Tests and functions meet in a folder: a function leaves a file there when it beg
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any
 
 from celery.exceptions import Ignore, Reject
 
-from scaleplug import App, Function, FunctionCall, InputCancellation
+from scaleplug import (
+    App,
+    Function,
+    FunctionCall,
+    InputCancellation,
+    Retries,
+    current_function_call_id,
+    current_input_id,
+    is_local,
+    method,
+    parameter,
+)
 
 app = App("contract")
 DEADLINE = 30.0
@@ -265,6 +277,170 @@ async def async_too_long() -> None:
     await asyncio.sleep(DEADLINE)
 
 
+# -- retries -------------------------------------------------------------------------------------------------------
+
+AT_ONCE = Retries(max_retries=2, initial_delay=0)
+IN_A_MINUTE = Retries(max_retries=2, initial_delay=60)
+
+
+def count_attempt(folder: Path) -> int:
+    """Leave a sign; return how many there were."""
+    attempt = len(list(folder.glob("attempt-*")))
+    folder.joinpath(f"attempt-{attempt}").touch()
+    return attempt
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def fail_first(folder: Path, times: int) -> int:
+    """Fail so many times."""
+    attempt = count_attempt(folder)
+    if attempt < times:
+        raise OddError(f"attempt {attempt}", code=attempt)
+    return attempt
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+async def async_fail_first(folder: Path, times: int) -> int:
+    """Fail so many times."""
+    await asyncio.sleep(0)
+    return fail_first.local(folder, times)
+
+
+@app.cls(max_containers=1, retries=AT_ONCE)
+class Flaky:
+    """Fails like ``fail_first``."""
+
+    start: int = parameter(default=0)
+
+    @method()
+    def fail_first(self, folder: Path, times: int) -> int:
+        """Fail so many times."""
+        return self.start + fail_first.local(folder, times)
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def leave_first(folder: Path) -> int:
+    """Try to leave the process at first."""
+    attempt = count_attempt(folder)
+    if attempt == 0:
+        raise SystemExit(3)
+    if attempt == 1:
+        raise MemoryError("too much")
+    return attempt
+
+
+@app.function(max_containers=1, retries=1)
+def fail_once(folder: Path) -> float:
+    """Fail at first; return the seconds since then."""
+    if count_attempt(folder) == 0:
+        raise ValueError("at first")
+    return time.time() - folder.joinpath("attempt-0").stat().st_mtime
+
+
+@app.function(max_containers=1, retries=IN_A_MINUTE)
+def fail_for_now(folder: Path) -> None:
+    """Fail, and wait long for the next try."""
+    count_attempt(folder)
+    raise ValueError("not now")
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def hold_and_retry(folder: Path) -> None:
+    """Wait, and make something else of being cancelled."""
+    count_attempt(folder)
+    try:
+        wait_for(folder / "go")
+    except InputCancellation:
+        raise ValueError("cancelled") from None
+
+
+@app.function(max_containers=1, retries=AT_ONCE)
+def return_a_lock(folder: Path) -> Any:
+    """Return what can't be pickled."""
+    count_attempt(folder)
+    return __import__("threading").Lock()
+
+
+@app.function(max_containers=1, timeout=1, retries=Retries(max_retries=1, initial_delay=0))
+def too_long_first(folder: Path, times: int) -> int:
+    """Run longer than is allowed, so many times."""
+    attempt = count_attempt(folder)
+    if attempt < times:
+        wait_for(folder / "never")
+    return attempt
+
+
+# -- resisting -----------------------------------------------------------------------------------------------------
+
+
+@app.function(max_containers=1)
+def swallow(folder: Path) -> int:
+    """Go on to the end when it is interrupted."""
+    try:
+        folder.joinpath("begun-0").touch()
+        wait_for(folder / "go")
+    except InputCancellation:
+        folder.joinpath("interrupted-0").touch()
+    return 1
+
+
+@app.function(max_containers=1)
+async def async_swallow(folder: Path) -> int:
+    """Go on to the end when it is interrupted."""
+    try:
+        folder.joinpath("begun-0").touch()
+        await asyncio.sleep(DEADLINE)
+    except asyncio.CancelledError:
+        folder.joinpath("interrupted-0").touch()
+    return 1
+
+
+@app.function(max_containers=1)
+def resist(folder: Path, x: int) -> int:
+    """Go on whatever happens, until ``go`` is there."""
+    folder.joinpath(f"begun-{x}").touch()
+    while True:
+        try:
+            wait_for(folder / "go")
+        except BaseException:  # noqa: BLE001
+            continue
+        return x
+
+
+@app.function(max_containers=1)
+def stuck_in_c(folder: Path, seconds: float) -> float:
+    """Wait in C, where no signal handler of Python's runs."""
+    folder.joinpath("begun-0").touch()
+    (ctypes.PyDLL if in_container() else ctypes.CDLL)(None).usleep(ctypes.c_uint(int(seconds * 1e6)))
+    return seconds
+
+
+# -- where it runs -------------------------------------------------------------------------------------------------
+
+
+@app.function(max_containers=2)
+def where(_: int = 0) -> tuple[str | None, str | None, bool]:
+    """Return what it can ask."""
+    return current_input_id(), current_function_call_id(), is_local()
+
+
+@app.function(max_containers=2)
+async def async_where(_: int = 0) -> tuple[str | None, str | None, bool]:
+    """Return what it can ask, from a task of its own."""
+    await asyncio.sleep(0)
+
+    async def ask() -> tuple[str | None, str | None, bool]:
+        return current_input_id(), current_function_call_id(), is_local()
+
+    return await asyncio.create_task(ask())
+
+
+@app.function(max_containers=3, single_use_containers=True)
+def once(x: int) -> tuple[int, int]:
+    """Return x and the process."""
+    return x, os.getpid()
+
+
 # -- functions and functions ---------------------------------------------------------------------------------------
 
 
@@ -286,6 +462,30 @@ async def async_sum_of_squares(n: int) -> int:
     return sum(await asyncio.gather(*(square.remote.aio(x) for x in range(n))))
 
 
+@app.function(max_containers=1)
+async def block_the_loop(x: int) -> tuple[int, list[str]]:
+    """Call another function in the way that isn't for event loops; return what it warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = square.remote(x)
+    return value, [f"{warning.category.__name__}: {warning.message}" for warning in caught]
+
+
+@app.function(max_containers=1)
+def block_no_loop(x: int) -> tuple[int, list[str]]:
+    """Do the same where no loop runs."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = square.remote(x)
+    return value, [str(warning.message) for warning in caught]
+
+
+@app.function(max_containers=1)
+async def iterate_plainly(n: int) -> list[int]:
+    """Iterate over a map in the way that isn't for event loops."""
+    return list(square.map(range(n)))
+
+
 @app.function(max_containers=2)
 def call_it(function: Function[..., Any], *args: Any) -> Any:
     """Call a Function that came as an argument."""
@@ -302,8 +502,3 @@ def spawn_it(x: int) -> FunctionCall[int]:
 def wait_for_it(call: FunctionCall[int]) -> int:
     """Wait for a call that somebody else made."""
     return call.get(timeout=DEADLINE)
-
-
-def numbers() -> Iterator[int]:
-    """Not a Function: generators can't be."""
-    yield from range(3)

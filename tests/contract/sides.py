@@ -21,7 +21,7 @@ class Side(Protocol):
     name: str
 
     def load(self, function: Function[..., Any]) -> tuple[int, int]:
-        """Return how many inputs are pending and running."""
+        """Return how many inputs are pending (some for a retry) and running."""
 
     def crash(self, function: Function[..., Any], times: int) -> None:
         """Make sure that a function's container dies."""
@@ -54,9 +54,8 @@ class Real:
 
     def load(self, function: Function[..., Any]) -> tuple[int, int]:
         """See Side."""
-        _, states = self.app.store.load([function.full_name])
-        state = states[function.full_name]
-        return state.pending, state.running
+        census = self.app.store.census([function.full_name])[function.full_name]
+        return census.pending + census.delayed, census.running
 
     def crash(self, function: Function[..., Any], times: int) -> None:
         """See Side: the function does it itself."""
@@ -80,7 +79,7 @@ def real(run: Run, app: App) -> Iterator[Real]:
 
 
 @contextlib.contextmanager
-def limits(**values: int) -> Iterator[Config]:
+def limits(**values: float) -> Iterator[Config]:
     """Lower limits for a while."""
     before = process_config()
     use_config(replace(before, **values))

@@ -94,7 +94,7 @@ class ProcessStage:
         return ProcessBackend(
             self.config,
             self.folder / "sockets",
-            find=self.registrations.__getitem__,
+            find=lambda function, _version: self.registrations[function],
             on_exit=self.left.append,
             on_lines=lambda _lines: None,
         )

@@ -47,7 +47,7 @@ def start_run() -> Iterator[Callable[..., Surroundings]]:
         run.start()
         jobs.app.set_source(SOURCE)
         surroundings = Surroundings(run)
-        jobs.app.register(surroundings.store, surroundings.caller.keyring)
+        jobs.app.register()
         return surroundings
 
     yield start

@@ -128,6 +128,67 @@ def fail_with(data: bytes) -> None:
     raise ValueError("loaded", data)
 
 
+@app.function(max_containers=2, retries=scaleplug.Retries(max_retries=2, initial_delay=0))
+def digest_at_last(folder: str, data: bytes) -> str:
+    """Fail twice, then return the data's hash."""
+    attempt = len(list(Path(folder).glob("attempt-*")))
+    (Path(folder) / f"attempt-{attempt}").touch()
+    if attempt < 2:
+        raise ValueError(f"attempt {attempt}")
+    return hashlib.sha256(data).hexdigest()
+
+
+@app.function(max_containers=2, retries=scaleplug.Retries(max_retries=3, initial_delay=0))
+def follow(folder: str, orders: list[str]) -> int:
+    """Do what is written for this attempt; return how many there were before."""
+    attempt = len(list(Path(folder).glob("attempt-*")))
+    (Path(folder) / f"attempt-{attempt}").touch()
+    order = orders[attempt] if attempt < len(orders) else ""
+    if order == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "fail":
+        raise ValueError(f"attempt {attempt}")
+    return attempt
+
+
+@app.function(max_containers=2, retries=scaleplug.Retries(max_retries=1, initial_delay=2))
+def fail_once(folder: str) -> int:
+    """Fail in the first container, and return the process id of the second attempt's."""
+    path = Path(folder) / "failed"
+    if not path.exists():
+        path.write_text(str(os.getpid()))
+        raise ValueError("at first")
+    return os.getpid()
+
+
+@app.function(max_containers=1)
+def cancel_me(folder: str, how: str) -> str:
+    """Go on for ever, deaf in one way or another."""
+    Path(folder, "begun").write_text(str(os.getpid()))
+    if how == "the GIL is held":
+        __import__("re").match("(a+)+$", "a" * 64 + "b")
+    while how == "everything is caught":
+        try:
+            time.sleep(3600)
+        except BaseException as exc:  # noqa: BLE001
+            Path(folder, "caught").write_text(type(exc).__name__)
+    return how
+
+
+@app.function(max_containers=1)
+def raise_from(folder: str) -> None:
+    """Raise an error whose class only this container can import."""
+    Path(folder, "only_here.py").write_text("class OnlyHereError(Exception):\n    pass\n")
+    sys.path.insert(0, folder)
+    raise __import__("only_here").OnlyHereError("nobody else knows it")
+
+
+@app.function(max_containers=4, single_use_containers=True)
+def once(x: int) -> tuple[int, int]:
+    """Return x and the process id."""
+    return x, os.getpid()
+
+
 @app.local_entrypoint()
 def hold(folder: str, seconds: float = 3600.0) -> None:
     """Keep two containers busy until something happens to the run."""

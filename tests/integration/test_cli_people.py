@@ -28,7 +28,7 @@ RUN = str(os.getpid())
 def called(surroundings: Surroundings) -> None:
     """Have something to look at."""
     talk.app.set_source(replace(SOURCE, where="tests.integration.talk"))
-    talk.app.register(surroundings.store, surroundings.caller.keyring)
+    talk.app.register()
     assert list(talk.loud.map(range(5))) == list(range(5))
     wait_until(lambda: surroundings.store.client.xlen(surroundings.store.keys.logs) >= 5)
 

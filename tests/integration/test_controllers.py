@@ -46,7 +46,7 @@ class Site:
         jobs.app.set_source(SOURCE)
         caller: Any = jobs.app.caller()
         self.store: Store = caller.store
-        jobs.app.register(caller.store, caller.keyring)
+        jobs.app.register()
 
     def controller(self) -> subprocess.Popen[bytes]:
         """Start a controller."""
@@ -140,6 +140,21 @@ def test_what_a_container_held_that_died_without_a_controller_comes_back(site: S
     wait_until(lambda: not alive(pid), 5, "the container dies")
     site.controller()
     assert call.get(timeout=20) == "held"
+
+
+def test_retries_survive_the_controller(site: Site, tmp_path: Path) -> None:
+    first = site.controller()
+    wait_until(site.leads, 10, "it leads")
+    call = jobs.fail_once.spawn(str(tmp_path))
+    wait_until((tmp_path / "failed").exists, 10, "it fails")
+    wait_until(lambda: site.store.census()[jobs.fail_once.full_name].delayed, 5, "it waits")
+    first.kill()
+    first.wait()
+    pid = int((tmp_path / "failed").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), 5, "its container is gone too")
+    site.controller()
+    assert call.get(timeout=20) != pid
 
 
 def test_an_orderly_stop_finishes_what_runs_and_leaves_nothing(site: Site, tmp_path: Path) -> None:

@@ -134,6 +134,11 @@ def test_an_input_of_a_killed_container_has_its_arguments_again(surroundings: Su
     gone(surroundings)
 
 
+def test_an_input_that_is_retried_has_its_arguments_again(surroundings: Surroundings, tmp_path: Path) -> None:
+    assert jobs.digest_at_last.remote(str(tmp_path), DATA) == DIGEST
+    gone(surroundings)
+
+
 def test_a_purged_queue_leaves_nothing(surroundings: Surroundings, tmp_path: Path, busy: Callable[[], None]) -> None:
     for name in ("a", "b"):
         jobs.held_digest.delay(str(tmp_path), name, DATA)
@@ -155,7 +160,7 @@ def test_a_delayed_input_has_its_arguments_when_it_is_due(surroundings: Surround
 def test_what_was_not_submitted_expires(surroundings: Surroundings) -> None:
     caller = surroundings.caller
     drafts = Drafts(caller.blobs, "jobs.echo", lambda: None)
-    drafts.pack(0, "never-sent", DATA)
+    drafts.pack(0, "never-sent", (DATA,), {})
     key = surroundings.store.keys.of("draft", argument_key("never-sent"))
     assert 0 < surroundings.store.client.ttl(key) <= 3_600
     with drafts:  # and is deleted where the caller lives

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scaleplug.cli.names import COLOURS, Palette, counted, did_you_mean, find_function, listed, short_names
-from scaleplug.errors import NotFoundError
+from scaleplug.cli.names import COLOURS, Palette, counted, find_function, short_names
+from scaleplug.errors import NotFoundError, did_you_mean, listed
 
 FUNCTIONS = ["shop.train", "shop.evaluate", "blog.train", "shop.Model.predict"]
 

@@ -99,11 +99,14 @@ def test_the_table_of_settings_is_complete():
     assert rows == [(knob.variable, shown(knob.default), knob.help) for knob in Config.knobs().values()]
 
 
+OLDER = ("concurrency_limit", "keep_warm", "container_idle_timeout")
+
+
 def test_the_table_of_decorator_arguments_is_complete():
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", (ROOT / "docs" / "functions-and-apps.md").read_text(), re.MULTILINE)
-    taken = set(inspect.signature(scaleplug.App.function).parameters) - {"self", "raw", "concurrency_limit"}
+    taken = set(inspect.signature(scaleplug.App.function).parameters) - {"self", "raw", *OLDER}
     assert {name for name, _ in rows} == taken
-    told = {"none": None, "`timeout`": None}
+    told = {"none": None, "`timeout`": None, "`False`": False}
     for field in dataclasses.fields(FunctionSettings):
         if field.name in dict(rows):
             default = dict(rows)[field.name]
@@ -132,6 +135,8 @@ def test_the_limits_are_as_they_say():
         ("docs/reliability.md", f"After {Config().max_attempts} attempts (`SCALEPLUG_MAX_ATTEMPTS`)"),
         ("docs/reliability.md", f"after {controller.FAILURES_BEFORE_FAILING} failed starts"),
         ("docs/reliability.md", f"`SCALEPLUG_STOP_GRACE` ({Config().stop_grace:g} s"),
+        ("docs/reliability.md", f"After {Config().cancel_grace:g} s (`SCALEPLUG_CANCEL_GRACE`)"),
+        ("docs/retries.md", f"`SCALEPLUG_CANCEL_GRACE` ({Config().cancel_grace:g} s)"),
         ("docs/reliability.md", f"`SCALEPLUG_CALLER_TTL` ({Config().caller_ttl:g} s)"),
         ("docs/reliability.md", f"`SCALEPLUG_RECONNECT_TIMEOUT` ({Config().reconnect_timeout:g} s)"),
         ("docs/controller.md", f"within {LEASE_SECONDS + 1:g} seconds"),
@@ -181,7 +186,7 @@ def test_what_is_the_same_as_elsewhere_is_there():
 
 def test_what_is_not_there_yet_is_not_there():
     """The last table and the README's list must shrink when something arrives."""
-    for name in ("Cron", "Period", "concurrent", "batched", "Retries", "Cls", "parameter", "method", "enter", "exit"):
+    for name in ("Cron", "Period", "concurrent", "batched", "Cls", "parameter", "method", "enter", "exit"):
         assert not hasattr(scaleplug, name), f"{name} is there: take it off the lists of what is not"
     for name in ("cls", "deploy"):
         assert not hasattr(scaleplug.App, name), f"App.{name} is there: take it off the lists of what is not"

@@ -288,8 +288,6 @@ NOT_FUNCTIONS: list[tuple[Any, type[Exception], str]] = [
     (lambda: None, InvalidError, "made with def, which <function <lambda> .*> is not"),
     (functools.partial(plain, 1), InvalidError, "made with def, which functools.partial"),
     (Class.of_class, InvalidError, "made with def, which <bound method Class.of_class"),
-    (generator, InvalidError, r"\.generator is a generator function, .*: return a list instead"),
-    (async_generator, InvalidError, r"\.async_generator is a generator function"),
     (make_nested(), InvalidError, r"nested is not at the top level of its module.*serialized=True"),
     (Class.method, InvalidError, r"Class\.method is not at the top level of its module.*serialized=True"),
     (Class.static, InvalidError, r"Class\.static is not at the top level of its module.*serialized=True"),
@@ -410,6 +408,7 @@ ENTRYPOINT_MISTAKES: list[tuple[Any, str]] = [
     (takes_by_position, r"the local entrypoint 'takes_by_position' can't take a"),
     (takes_unknown, r"the types of the local entrypoint 'takes_unknown''s arguments can't be read .*OrderedDict"),
     (generator, "the local entrypoint 'generator' is a generator function"),
+    (async_generator, "the local entrypoint 'async_generator' is a generator function, .*: return a list instead"),
     (Class, "goes on a function made with def, which <class '.*Class'> is not"),
     (3, "goes on a function made with def, which 3 is not"),
 ]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scaleplug import mapping
 from scaleplug.abc import Event, FunctionRef, Input, Look
 from scaleplug.errors import InvalidError, StateLostError
+from scaleplug.loops import done_now
 from scaleplug.mapping import CHUNK, Map, MapOptions, length
 from tests.helpers import wait_until
 
@@ -53,6 +54,9 @@ class ScriptedCaller:
                 assert self.put is not None
                 self.put(event)
         return accepted
+
+    def soon(self, run: Callable[[], Any]) -> asyncio.Future[Any]:
+        return done_now(run)
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         assert not tell
