@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
-    from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
+    from scaleplug.cls import Cls
     from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
         AsyncUsageWarning,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UserCodeException,
     )
     from scaleplug.function import Function
+    from scaleplug.marks import enter, exit, method, parameter  # noqa: A004  # the field's word
     from scaleplug.schedules import Cron, Period
     from scaleplug.settings import AutoscalerSettings, Retries
 
@@ -58,7 +59,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         "Cls": "cls",
         "Cron": "schedules",
         "Period": "schedules",
-        **dict.fromkeys(("enter", "exit", "method", "parameter"), "cls"),
+        **dict.fromkeys(("enter", "exit", "method", "parameter"), "marks"),
         "Function": "function",
         "FunctionCall": "call",
         "Retries": "settings",

@@ -56,6 +56,10 @@ class ContainerExit:
     """Whether it had been asked to leave."""
 
 
+EXIT_OUTDATED = 72
+"""Exit status of a container that was asked for newer code than it has."""
+
+
 class ContainerBackend(Protocol):
     """Starts and stops containers and knows, not guesses, when one is gone."""
 
@@ -117,6 +121,9 @@ class Caller(Protocol):
     ``open``, ``close``, ``soon`` and ``send_soon`` never block; ``soon`` and ``send_soon`` need a running event loop,
     and what they are asked for is done in that order. The others may block.
     """
+
+    met: dict[str, Any]
+    """What was called through it and is known where it sends to, by the name of its pool."""
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""

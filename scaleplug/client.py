@@ -40,6 +40,7 @@ from scaleplug.errors import (
 )
 from scaleplug.keys import Keys
 from scaleplug.messages import MessageFactory
+from scaleplug.pools import code_version
 from scaleplug.registry import Registration, open_override, seal_override
 from scaleplug.sender import Parcel, Sender
 from scaleplug.serializer import Keyring, is_apart, open_outcome
@@ -247,6 +248,7 @@ class RedisCaller:
         )
         self.blobs = Blobs(self.store, self.keyring, config.max_payload)
         self.inbox = Inbox(self.store, config, self.blobs)
+        self.met = self.store.registered
         self._factories: dict[tuple[str, str], MessageFactory] = {}
         self._sender = Sender()
 
@@ -313,7 +315,7 @@ class RedisCaller:
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
         factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
-            factory = MessageFactory(task, self.keyring, self.inbox.name, name)
+            factory = MessageFactory(task, self.keyring, self.inbox.name, name, code_version(task.function.owner))
             self._factories[name, task.name] = factory
         keep = int(self.config.result_ttl) if kind == "spawn" else 0
         return factory.make(call, inputs, many=kind == "map", keep=keep, drafts=drafts)

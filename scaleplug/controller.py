@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from scaleplug import policy, rollout
-from scaleplug.abc import ContainerBackend, ContainerExit, StartRequest
+from scaleplug.abc import EXIT_OUTDATED, ContainerBackend, ContainerExit, StartRequest
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
 from scaleplug.registry import Registration
@@ -376,6 +376,8 @@ class Controller:
             self._unburied.popleft()
             if view is not None:
                 view.containers.pop(exit_.container, None)
+                if exit_.exit_code == EXIT_OUTDATED:
+                    view.proven = None  # an input has asked for the new code: no more containers of the old one
                 view.next_check = 0.0
                 if view.proven is not None and view.proven.version != view.registration.version:
                     self.backend.tidy(self.roster.in_use())

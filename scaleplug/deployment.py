@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from typing import Any
 from redis.lock import Lock
 
 from scaleplug.errors import ConfigurationError, InvalidError, NotFoundError, SerializationError, did_you_mean
-from scaleplug.pools import Owner, rebased
-from scaleplug.registry import Registration
-from scaleplug.serializer import CODE, REGISTRY, Keyring, pickle
+from scaleplug.pools import Owner, code_version, pickled_code, rebased
+from scaleplug.registry import Registration, lookup
+from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
 
 LOCK_SECONDS = 30.0
@@ -52,6 +52,71 @@ def find(store: Store, keyring: Keyring, app: str) -> Deployment | None:
         return Deployment.unseal(keyring, app, sealed)
     except SerializationError as exc:
         raise ConfigurationError(f"the deployment of {app!r} can't be read: {exc}") from None
+
+
+# -- what callers register -----------------------------------------------------------------------------------------
+
+
+def make_known(store: Store, keyring: Keyring, app: str, owner: Owner, *, inside: bool) -> None:
+    """Register a pool that the registry doesn't know as it is here; raises NotFoundError.
+
+    What was deployed stays as it is; of what nobody deployed, the last one to come knows best. ``inside`` is a
+    container of the app: what it runs is still to call what goes.
+    """
+    rows = store.registry({owner.base_name, owner.full_name})
+    if inside and owner.full_name in rows and owner.base_name in rows and rows[owner.full_name][2]:
+        return
+    base = _known_base(store, keyring, app, owner, rows.get(owner.base_name))
+    wanted, known = owner.variant(base), rows.get(owner.full_name)
+    with contextlib.suppress(SerializationError):
+        if known and not known[2] and Registration.unseal(keyring, owner.full_name, known[0]) == wanted:
+            return
+    if wanted is not base:
+        store.put_functions({owner.full_name: wanted.seal(keyring)}, {owner.full_name: wanted.version})
+
+
+def _known_base(
+    store: Store, keyring: Keyring, app: str, owner: Owner, row: tuple[bytes, bytes | None, bool] | None
+) -> Registration:
+    """Return what an owner's function or class is registered as, after registering it where it isn't."""
+    known: Registration | None = None
+    deployment = find(store, keyring, app)
+    if deployment is not None and deployment.stopped:
+        raise NotFoundError(f"the app {app!r} was stopped: 'scaleplug deploy' brings it back")
+    with contextlib.suppress(SerializationError):  # of another secret, or of a version to come
+        known = Registration.unseal(keyring, owner.base_name, row[0]) if row and not row[2] else None
+    mine, name = owner.registration(), owner.base_name.removeprefix(f"{app}.")
+    if mine is None or (known is not None and known.deployed):
+        return known or lookup(store, keyring, app, name)
+    if known is None and deployment is not None and deployment.functions and not mine.serialized:
+        near = did_you_mean(name, deployment.functions)
+        raise NotFoundError(
+            f"the app {app!r} as it was deployed (version {deployment.version}) has no {name!r}{near}. "
+            "'scaleplug deploy' deploys it as it is now"
+        )
+    if mine.serialized:
+        version, sealed = seal_code(keyring, owner)
+        mine = replace(mine, version=version)
+        if known != mine:
+            put_code(store, owner.base_name, version, sealed)
+    if known != mine:
+        made = {mine.function: mine}
+        made |= _pools(store, keyring, app, made)[0] if known is not None else {}
+        store.put_functions({n: r.seal(keyring) for n, r in made.items()}, {n: r.version for n, r in made.items()})
+    return mine
+
+
+def revive(store: Store, keyring: Keyring, app: str) -> bool:
+    """Make an app that was stopped one that callers may register; return whether they may: not while it is deployed."""
+    deployment = find(store, keyring, app)
+    if deployment is None:
+        return True
+    if deployment.stopped:
+        store.put_app(app, replace(deployment, stopped=False, functions=()).seal(keyring))
+    return deployment.stopped or not deployment.functions
+
+
+# -- deployments ---------------------------------------------------------------------------------------------------
 
 
 def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) -> Deployment:
@@ -93,6 +158,7 @@ def _registrations(
             )
         version = str(number)
         if registration.serialized:
+            pickled_code(owner, anew=True)
             version, sealed = seal_code(keyring, owner)
             codes[owner.full_name] = (version, sealed)
         made[owner.full_name] = replace(registration, version=version, deployed=True)
@@ -125,9 +191,9 @@ def _pools(
 
 
 def seal_code(keyring: Keyring, owner: Owner) -> tuple[str, bytes]:
-    """Return a digest of the code that travels pickled, and the code, sealed."""
-    pickled = pickle(owner.code(), f"the code of {owner.base_name}")
-    return hashlib.sha256(pickled).hexdigest()[:12], keyring.seal(CODE, owner.base_name, pickled)
+    """Return the version of code that travels pickled, and the code, sealed."""
+    pickled = pickled_code(owner)
+    return code_version(owner), keyring.seal(CODE, owner.base_name, pickled)
 
 
 def put_code(store: Store, name: str, version: str, sealed: bytes) -> None:

@@ -36,7 +36,7 @@ from scaleplug.errors import (
 )
 from scaleplug.inputs import Inputs
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
+from scaleplug.pools import Owner, code_version, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 else:
     _Task = object  # a mixin: what it stands on is the Celery app's own Task class
 
+POOL = "scaleplug_pool"
+"""The option of a Celery signature that names the pool of a variant, or of an object with parameters."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -82,22 +84,27 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
         # Large arguments are kept under the id, so it must be a new one.
-        function, is_new, task_id = self.function, task_id is None, task_id or str(uuid4())
+        pool, is_new, task_id = options.pop(POOL, None), task_id is None, task_id or str(uuid4())
+        function = self.function if pool is None else self.function.in_pool(pool)
         if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
             function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        pool = function.pool_of_queue(options.get("queue"))
-        if pool == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
+        queue = options.get("queue") or options.get("routing_key")  # a retry goes where it was
+        name = function.full_name if pool else function.pool_of_queue(queue)
+        if name == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
             function.app.ready_for_calls(function.owner)
-        options["queue"] = function.app.keys.queue(pool)
-        for name in ("exchange", "routing_key", "connection"):
-            options.pop(name, None)
+        options["queue"] = function.app.keys.queue(name)
+        version = code_version(function.owner)
+        if version and "scaleplug" not in (options.get("headers") or {}):
+            options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}
+        for other in ("exchange", "routing_key", "connection"):
+            options.pop(other, None)
         caller = function.app.caller() if is_new else None
         try:
-            with _sealing_large(caller, self.name, task_id, pool):
+            with _sealing_large(caller, self.name, task_id, name):
                 return super().apply_async(
-                    args, kwargs, task_id=task_id, producer=producer or function.producer(),
+                    args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
@@ -233,6 +240,20 @@ class Function(Autoscaled, Generic[P, R]):
         return f"{self.title}~{digest(self.options)}" if self.options else self.title
 
     @property
+    def input_name(self) -> str:
+        """Whose inputs these are: the function's or variant's; a method's has its pool in it."""
+        return self.full_name
+
+    def here(self) -> Function[P, R]:
+        """Return it with its code, which this process must have; raises NotFoundError."""
+        if self.raw is not None:
+            return self
+        made = self.app.find_here(self.name)
+        if not isinstance(made, Function):
+            raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
+        return made.in_pool(self.pool())
+
+    @property
     def base_name(self) -> str:
         """Full name of the function, whatever variant of it this is."""
         return self.title
@@ -257,6 +278,24 @@ class Function(Autoscaled, Generic[P, R]):
     def code(self) -> Any:
         """Return the callable."""
         return self.raw
+
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """What it is made of here."""
+        return self.raw, self.settings, self.schedule, self.serialized
+
+    @property
+    def pool_settings(self) -> FunctionSettings:
+        """Return the settings that its decorator and its options make."""
+        return with_options(self.settings, self.options) if self.options else self.settings
+
+    def pool(self) -> dict[str, Any]:
+        """Return what :meth:`in_pool` needs; empty for the pool of the function itself."""
+        return {"options": self.options} if self.options else {}
+
+    def in_pool(self, pool: Mapping[str, Any]) -> Function[P, R]:
+        """Return the variant of this function that a signature names."""
+        return self._with(dict(pool["options"])) if pool.get("options") else self
 
     def pool_of_queue(self, queue: object) -> str:
         """Return the pool whose queue Celery's options name, if it is one of this function; else its own."""
@@ -296,10 +335,11 @@ class Function(Autoscaled, Generic[P, R]):
             self.app, self.raw, self.name, self.settings, serialized=self.serialized, task=self.task, options=merged
         )
 
-    def _update_autoscaler(self, **changes: Any) -> AutoscalerSettings:
+    def change(self, changes: Mapping[str, Any]) -> AutoscalerSettings:
+        """See :class:`Autoscaled`."""
         if self.owner is not self:
-            raise InvalidError(f"{self.title} is a method: call update_autoscaler on the object it belongs to")
-        return super()._update_autoscaler(**changes)
+            raise InvalidError(f"{self.title} is a method: the autoscaler is that of the object it belongs to")
+        return super().change(changes)
 
     # -- Celery's own calls ----------------------------------------------------------------------------------------
 
@@ -330,7 +370,8 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _on_queue(self, signature: Any) -> Any:
         # A signature that travels in a message knows its task by name only, and that of a variant is its base's.
-        return signature if self.full_name == self.title else signature.set(queue=self.queue)
+        pool = self.pool()
+        return signature.set(queue=self.queue, **{POOL: pool}) if pool else signature
 
     def producer(self) -> Producer:
         """Return this thread's producer to the function's queue."""
@@ -393,6 +434,7 @@ class Function(Autoscaled, Generic[P, R]):
         return FunctionCall(call, self._caller, self.full_name)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
         return FunctionCall(call, self._caller, self.full_name)

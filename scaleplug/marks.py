@@ -1,106 +1,169 @@
-"""``@concurrent`` and ``@batched``: how inputs share a container; they stand below ``@app.function()``."""
+"""What is written inside a class for ``@app.cls()``: parameters, methods, hooks for a container's start and end."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
-from scaleplug.errors import InvalidError
-from scaleplug.settings import POOLS, check_count
+from scaleplug.errors import InvalidError, did_you_mean
 
-F = TypeVar("F", bound=Callable[..., Any])
-MOST_IN_BATCH, LONGEST_WAIT = 1_000, 600_000
+if TYPE_CHECKING:
+    from scaleplug.cls import BoundMethod
 
-
-@dataclass(slots=True)
-class Marked:
-    """A function or class with options for its settings, until ``@app.function()`` or ``@app.cls()`` takes them."""
-
-    raw: Any
-    options: dict[str, Any] = field(default_factory=dict)
-    by: str = ""
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        """Refuse: the decorator above is missing."""
-        kind = "cls" if inspect.isclass(self.raw) else "function"
-        raise InvalidError(f"{self.raw.__name__} is under {self.by} alone: put @app.{kind}() above it")
+P = ParamSpec("P")
+R = TypeVar("R")
+PARAMETER_TYPES = (int, str, bytes, bool)
 
 
-class Decorator(Protocol):
-    """A decorator that leaves the type of what is below it as it is."""
+class _Missing:
+    def __repr__(self) -> str:
+        return "<none>"
 
-    def __call__(self, raw: F, /) -> F:
-        """Return what stands for ``raw`` until the decorator above takes it."""
+    def __reduce__(self) -> str:
+        return "MISSING"  # there is one
 
 
-def concurrent(*, max_inputs: int, target_inputs: int | None = None, pool: str | None = None) -> Decorator:
-    """Let one container run up to ``max_inputs`` inputs at once; the autoscaler plans with ``target_inputs``.
+MISSING: Final = _Missing()
 
-    It stands below ``@app.function()`` or ``@app.cls()``. Sync functions run in threads, async ones as tasks of one
-    event loop; ``pool="eventlet"`` runs sync ones in green threads. Raises InvalidError.
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One constructor argument of a class."""
+
+    name: str
+    type: type
+    default: Any = MISSING
+
+
+class _ParameterMark:
+    """What ``parameter()`` leaves in the class body until the class is decorated."""
+
+    def __init__(self, default: Any, init: bool) -> None:
+        self.default, self.init = default, init
+
+
+def parameter(*, default: Any = MISSING, init: bool = True) -> Any:
+    """Declare a constructor argument of a class, as in ``size: str = scaleplug.parameter(default="small")``.
+
+    Its type is its annotation: int, str, bytes or bool. ``init=False`` declares an attribute that ``enter`` sets.
     """
-    check_count("max_inputs", max_inputs, 1)
-    if target_inputs is not None:
-        check_count("target_inputs", target_inputs, 1)
-        if target_inputs > max_inputs:
-            raise InvalidError(f"target_inputs ({target_inputs}) must not be more than max_inputs ({max_inputs})")
-    if pool is not None and pool not in POOLS:
-        raise InvalidError(f"pool must be {' or '.join(map(repr, POOLS))}, not {pool!r}")
-    options = {"max_inputs": max_inputs, "target_inputs": target_inputs or max_inputs, "pool": pool}
-    return cast("Decorator", lambda raw: _mark("@scaleplug.concurrent(...)", raw, options))
+    return _ParameterMark(default, init)
 
 
-def batched(*, max_batch_size: int, wait_ms: int) -> Decorator:
-    """Let a function run for a list of inputs: callers send single ones, it gets a list for every argument.
+class _Marked:
+    """A function of a class body that has a meaning to scaleplug."""
 
-    A batch is run when it holds ``max_batch_size`` inputs, or ``wait_ms`` milliseconds after its first one. The
-    function returns a list of as many results, in the same order. It stands below ``@app.function()``.
-    """
-    if not 1 <= check_count("max_batch_size", max_batch_size, 1) <= MOST_IN_BATCH:
-        raise InvalidError(f"max_batch_size must be between 1 and {MOST_IN_BATCH:,}, not {max_batch_size}")
-    if not 0 <= check_count("wait_ms", wait_ms, 0) <= LONGEST_WAIT:
-        raise InvalidError(f"wait_ms must be between 0 and {LONGEST_WAIT:,}, not {wait_ms}")
-    options = {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
-
-    def decorate(raw: Any) -> Any:
-        mark = _mark("@scaleplug.batched(...)", raw, options)
-        check_batched(mark.raw)
-        return mark
-
-    return cast("Decorator", decorate)
+    def __init__(self, raw: Callable[..., Any]) -> None:
+        self.raw = raw
+        self.__doc__, self.__name__ = raw.__doc__, getattr(raw, "__name__", "method")
 
 
-def check_batched(raw: Any) -> None:
-    """Refuse what can't get a list for every argument."""
-    if inspect.isclass(raw) or inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
-        raise InvalidError(f"@scaleplug.batched(...) goes on a function that returns a list, which {raw!r} is not")
-    for each in inspect.signature(raw).parameters.values():
-        if each.default is not each.empty:
-            raise InvalidError(
-                f"the argument {each.name!r} of the batched function {raw.__name__} has a default, "
-                "which would be no list: take it away"
+class Hook(_Marked):
+    """A method that runs when a container starts or leaves."""
+
+    def __init__(self, raw: Callable[..., Any], kind: str) -> None:
+        super().__init__(raw)
+        self.kind = kind
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        return self.raw if instance is None else self.raw.__get__(instance, owner)
+
+
+class MethodMark(_Marked, Generic[P, R]):
+    """What ``@method()`` makes: on an object, a Function whose inputs its containers run."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> MethodMark[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> BoundMethod[P, R]: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        pool = instance.__dict__.get("_scaleplug_pool")
+        if pool is None:  # made by hand, in a unit test say
+            return self.raw.__get__(instance, owner)
+        return pool.method(self.__name__)
+
+
+def method(*, is_generator: bool | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], MethodMark[P, R]]:  # noqa: ARG001  # what it is can be seen
+    """Let a method of a class run in its containers."""
+
+    def decorate(raw: Callable[Concatenate[Any, P], R]) -> MethodMark[P, R]:
+        _check_plain("@scaleplug.method()", raw)
+        return MethodMark(raw)
+
+    return decorate
+
+
+def enter(*, snap: bool = False) -> Callable[[Callable[[Any], Any]], Any]:  # noqa: ARG001  # there are no snapshots
+    """Run a method once when a container starts, before its first input; it may be async."""
+    return lambda raw: _hook("enter", raw)
+
+
+def exit() -> Callable[[Callable[[Any], Any]], Any]:  # noqa: A001  # the field's word
+    """Run a method when a container leaves in good order; it may be async."""
+    return lambda raw: _hook("exit", raw)
+
+
+def _hook(kind: str, raw: Any) -> Hook:
+    _check_plain(f"@scaleplug.{kind}()", raw)
+    if len(inspect.signature(raw).parameters) != 1:
+        raise InvalidError(
+            f"@scaleplug.{kind}() goes on a method without arguments but self, which {raw.__name__} is not"
+        )
+    return Hook(raw, kind)
+
+
+def _check_plain(decorator: str, raw: Any) -> None:
+    if isinstance(raw, _Marked):
+        raise InvalidError(f"{decorator} can't be combined with another mark on {raw.__name__!r}: use two methods")
+    if not inspect.isfunction(raw):
+        raise InvalidError(f"{decorator} goes on a method made with def, which {raw!r} is not")
+
+
+# -- what they come to ---------------------------------------------------------------------------------------------
+
+
+def resolve(name: str, parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of every parameter; raises InvalidError, and TypeError for a value of another type."""
+    known = {p.name: p for p in parameters}
+    for unknown in given.keys() - known.keys():
+        raise InvalidError(f"{name} has no parameter {unknown!r}{did_you_mean(unknown, known)}")
+    values = {}
+    for each in parameters:
+        value = given.get(each.name, each.default)
+        if value is MISSING:
+            raise InvalidError(f"{name} needs its parameter {each.name!r}: {name.rpartition('.')[2]}({each.name}=...)")
+        if type(value) is not each.type:
+            raise TypeError(
+                f"the parameter {each.name!r} of {name} must be {each.type.__name__}, "
+                f"not {type(value).__name__} ({value!r})"
             )
+        values[each.name] = value
+    return values
 
 
-def _mark(by: str, raw: Any, options: dict[str, Any]) -> Marked:
-    if isinstance(raw, Marked):
-        if raw.options.keys() & options.keys():
-            raise InvalidError(f"{raw.raw.__name__} is under {by} twice: keep one")
-        return Marked(raw.raw, raw.options | options, raw.by)
-    if inspect.isfunction(raw) and "max_inputs" in options and _in_class(raw):
-        raise InvalidError(f"{by} goes on the class, not on its method {raw.__qualname__!r}: they share containers")
-    if inspect.isclass(raw) or inspect.isfunction(raw):
-        return Marked(raw, dict(options), by)
-    name = getattr(raw, "__name__", repr(raw))
-    raise InvalidError(f"{by} must stand below @app.function() or @app.cls(), directly above the code of {name}")
+def parameters_of(raw: type) -> Iterator[Parameter]:
+    """Return what a class declares, that of base classes first; raises InvalidError."""
+    try:
+        hints = get_type_hints(raw)
+    except NameError as exc:
+        raise InvalidError(f"the annotations of {raw.__name__} can't be read ({exc}): import their types") from None
+    for base in reversed(raw.__mro__):
+        for name, mark in vars(base).items():
+            if not isinstance(mark, _ParameterMark) or not mark.init:
+                continue
+            kind = hints.get(name)
+            if kind not in PARAMETER_TYPES:
+                said = "has no annotation" if kind is None else f"is annotated with {kind!r}"
+                raise InvalidError(f"the parameter {name!r} of {raw.__name__} {said}: use int, str, bytes or bool")
+            if mark.default is not MISSING and type(mark.default) is not kind:
+                raise InvalidError(f"the default of {name!r} must be {kind.__name__}, not {mark.default!r}")
+            yield Parameter(name, kind, mark.default)
 
 
-def _in_class(raw: Any) -> bool:
-    return "." in str(raw.__qualname__).rpartition("<locals>.")[2]
-
-
-def unmark(raw: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the function or class below the marks, and the options they give."""
-    return (raw.raw, raw.options) if isinstance(raw, Marked) else (raw, {})
+def kind_of(raw: Callable[..., Any]) -> str:
+    """Return ``generator`` or ``function``."""
+    return "generator" if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw) else "function"

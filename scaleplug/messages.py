@@ -53,8 +53,8 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
 class MessageFactory:
     """Makes the messages of one function's calls in one calling context."""
 
-    def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str) -> None:
-        self.task, self.keyring, self.caller, self.pool = task, keyring, caller, pool
+    def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str, version: str = "") -> None:
+        self.task, self.keyring, self.caller, self.pool, self.version = task, keyring, caller, pool, version
         self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
 
     def make(
@@ -111,6 +111,8 @@ class MessageFactory:
     def _options(self, call: str, index: int, many: bool, keep: int) -> dict[str, Any]:
         # A spawned input outlives its caller: who waits for it says so later.
         reply = {"call": call, "index": index, "caller": "" if keep else self.caller, "keep": keep}
+        if self.version:
+            reply["version"] = self.version
         options: dict[str, Any] = {"headers": {"scaleplug": reply}, "ignore_result": True}
         if many:
             options.update(group_id=call, group_index=index)

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import cloudpickle
 
 from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.registry import Registration
+from scaleplug.serializer import pickle
 from scaleplug.settings import FunctionSettings
 
 PARAMETER_BYTES = 16_384
@@ -40,7 +42,34 @@ class Owner(Protocol):
         """Return what the pool is registered as, given what its function or class is."""
 
     def code(self) -> Any:
-        """Return the callable or class that travels pickled."""
+        """Return the callable or class that travels pickled; ``None`` where it isn't in this process."""
+
+    @property
+    def serialized(self) -> bool:
+        """Whether it travels pickled."""
+
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """What it is made of here: two owners of one pool with the same are registered as the same."""
+
+
+_pickled: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+
+
+def pickled_code(owner: Owner, *, anew: bool = False) -> bytes:
+    """Return an owner's code pickled: as it was when that was done first, or ``anew``."""
+    code = owner.code()
+    pickled = None if anew else _pickled.get(code)
+    if pickled is None:
+        pickled = _pickled[code] = pickle(code, f"the code of {owner.base_name}")
+    return pickled
+
+
+def code_version(owner: Owner) -> str:
+    """Return a digest of code that travels pickled from here; empty for other code."""
+    if not owner.serialized or owner.code() is None:
+        return ""
+    return hashlib.sha256(pickled_code(owner)).hexdigest()[:12]
 
 
 def digest(values: Any) -> str:

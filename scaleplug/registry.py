@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
@@ -153,7 +153,12 @@ def lookup(store: Store, keyring: Keyring, app: str, name: str) -> Registration:
         return Registration.unseal(keyring, function, sealed)
     known = [n for n in store.functions() if "~" not in n]
     ours = [n.removeprefix(f"{app}.") for n in known if n.startswith(f"{app}.")]
+    raise not_found(app, name, ours, {n.partition(".")[0] for n in known} | store.apps().keys())
+
+
+def not_found(app: str, name: str, ours: Collection[str], apps: Collection[str]) -> NotFoundError:
+    """Return the error for a function or class nobody knows; ``ours`` are those of its app, ``apps`` all there are."""
     if ours:
-        raise NotFoundError(f"the app {app!r} has no function or class {name!r}{did_you_mean(name, ours)}")
-    deploy = "" if known else "; 'scaleplug deploy FILE' registers one"
-    raise NotFoundError(f"nobody has registered an app {app!r} here{did_you_mean(function, known)}{deploy}")
+        return NotFoundError(f"the app {app!r} has no function or class {name!r}{did_you_mean(name, ours)}")
+    near = did_you_mean(app, sorted(apps)) or ": 'scaleplug deploy FILE' registers one"
+    return NotFoundError(f"nobody has registered an app {app!r} here{near}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 import redis
 
-from scaleplug.errors import ConfigurationError
+from scaleplug.errors import ConfigurationError, NotFoundError
 from scaleplug.keys import Keys
 
 LEASE_SECONDS: Final = 4.0
@@ -36,7 +36,7 @@ def _str(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What :meth:`Store.begin` says: ``status`` is ok, none, stale, parked or cancelled."""
+    """What :meth:`Store.begin` says: ``status`` is ok, none, stale, parked, cancelled or outdated."""
 
     status: str
     attempt: int = 0
@@ -111,7 +111,11 @@ class Store:
         self.client: Any = client  # redis-py's types mix its sync and async results
         self.keys = keys
         self.registered: dict[str, object] = {}
-        """The functions that this process knows to be in the registry."""
+        """The functions that this process knows to be in the registry, by the owner of each pool."""
+        self.inside = ""
+        """The app of which this process is a container."""
+        self.register_again: Callable[[str], object] = lambda _function: None
+        """Called with a function that is in the registry no longer, or retires; raises NotFoundError."""
         self._scripts: dict[str, Any] = {}
         self._flags: bool | None = None
 
@@ -154,14 +158,25 @@ class Store:
         ``drafts`` names the large arguments of the first messages, with '' for those that have none.
         """
         args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
-        return Admission(*(int(n) for n in self._run("submit", *args, *messages, drafts=drafts)))
+        return Admission(*(int(n) for n in self._admit("submit", *args, *messages, drafts=drafts)))
 
     def delay(
         self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
     ) -> Admission:
         """Keep an input until the Unix time ``due``; see :meth:`submit` for ``drafts``."""
-        result = self._run("delay", function, most_pending, repr(due), message, drafts=drafts)
+        result = self._admit("delay", function, most_pending, repr(due), message, drafts=drafts)
         return Admission(*(int(n) for n in result))
+
+    def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
+        """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
+        marked = f"!{function}" if self.inside and function.startswith(f"{self.inside}.") else function
+        answer = self._run(script, marked, *args, **options)
+        if int(answer[0]) < 0:
+            self.register_again(function)
+            answer = self._run(script, marked, *args, **options)
+        if int(answer[0]) < 0:
+            raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
+        return answer
 
     def cancel(
         self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
@@ -202,12 +217,14 @@ class Store:
         return int(self._run("connect", container, function, client_id, pid, *running))
 
     def begin(
-        self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any]
-    ) -> Claimed:
-        """Claim the message just taken and count the attempt."""
+        self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any],
+        version: str = "",
+    ) -> Claimed:  # fmt: skip
+        """Claim the message just taken and count the attempt; ``version`` is that of the container's code."""
         result = self._run(
             "begin", container, epoch, function, input_id, timeout,
             reply.get("caller", ""), reply.get("call", ""), int(reply.get("keep", 0)), int(reply.get("index", 0)),
+            reply.get("version", ""), version,
         )  # fmt: skip
         if len(result) == 1:
             return Claimed(_str(result[0]))

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Claim the message a container has just taken. The attempt is counted here, before any of the user's code runs.
--- ARGV: container, epoch, fn, id, timeout, caller ('' if nobody waits), call, keep (seconds), index.
--- Returns {'ok', attempt, verdict or '', crash or '', times retried}, or {'none' | 'stale' | 'parked' | 'cancelled'}.
+-- ARGV: container, epoch, fn, id, timeout, caller ('' if nobody waits), call, keep (seconds), index, version of the code
+--       that the input asks for ('' for any), version of the container's.
+-- Returns {'ok', attempt, verdict or '', crash or '', times retried}, or {'none' | 'stale' | 'parked' | 'cancelled' | 'outdated'}.
 local container, epoch, fn, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local transit, caller, call = P .. 'transit:' .. container .. ':' .. epoch, ARGV[6], ARGV[7]
 local function state(attempt)
@@ -37,6 +38,16 @@ if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
   redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) -- longer than its message: parking more renews that
   return {'parked'}
+end
+-- Only the registered version is worth leaving for: two callers with different ones would send containers away for ever.
+local asked = ARGV[10]
+if asked ~= '' and asked ~= ARGV[11] and asked == redis.call('HGET', P .. 'versions', fn) and
+  redis.call('HLEN', P .. 'claims:' .. container .. ':' .. epoch) == 0 then
+  redis.call('LPOP', transit)
+  redis.call('RPUSH', P .. 'queue:' .. fn, message)
+  let_go(container, fn)
+  ring(fn)
+  return {'outdated'}
 end
 redis.call('HSET', P .. 'claims:' .. container .. ':' .. epoch, id, message)
 redis.call('LPOP', transit)

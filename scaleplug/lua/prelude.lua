@@ -18,6 +18,15 @@ local function leads(token)
   return token == '' or redis.call('GET', P .. 'lease') == token
 end
 
+-- Return a function's name, and what to answer when it takes no inputs: nobody has registered it, or it retires and the
+-- inputs don't come from inside its app, which a '!' before the name stands for.
+local function admit(marked)
+  local fn = string.match(marked, '^!?(.*)$')
+  local takes = redis.call('HEXISTS', P .. 'functions', fn) == 1 and
+    (fn ~= marked or redis.call('SISMEMBER', P .. 'retiring', fn) == 0)
+  return fn, not takes and {-1, 0, 0} or nil
+end
+
 local function epoch_of(container)
   return tonumber(redis.call('HGET', P .. 'container:' .. container, 'epoch') or '0')
 end
@@ -137,6 +146,14 @@ local function count_time(fn, microseconds)
   if microseconds == '' then return end
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', microseconds)
+end
+
+-- Take a container out of service that holds nothing: from here on nothing it takes is accepted.
+local function let_go(container, fn)
+  redis.call('HINCRBY', P .. 'container:' .. container, 'epoch', 1)
+  redis.call('HSET', P .. 'container:' .. container, 'state', 'released')
+  redis.call('ZREM', P .. 'idle:' .. fn, container)
+  redis.call('ZREM', P .. 'ready:' .. fn, container)
 end
 
 local function now_idle(fn, container, epoch)

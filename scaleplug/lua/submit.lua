@@ -2,7 +2,10 @@
 -- KEYS[1 + n]: the draft of the n-th message's large arguments, '' for none, as far as there are any.
 -- ARGV: fn, most pending, most pending and running (0: any), 1 to accept as many as fit, call to record ('' for none; several,
 --       with a space between them, are calls of one message each), seconds to keep the record, messages...
--- Returns {accepted, pending before, running}.
+-- Returns {accepted, pending before, running}; {-1, 0, 0} when the function takes none, see `admit`.
+local admitted, refused = admit(ARGV[1])
+if refused then return refused end
+ARGV[1] = admitted
 local fn, most, total, partial = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local queue = P .. 'queue:' .. fn
 local pending = redis.call('LLEN', queue) + redis.call('ZCARD', P .. 'delayed:' .. fn)

@@ -118,8 +118,8 @@ current: ContextVar[LocalInput | None] = ContextVar("scaleplug_testing_input", d
 def full_name(function: AnyFunction | str, known: Iterable[AnyFunction]) -> str:
     """Return the full name of a Function, or of the one in ``known`` that is called so; raises NotFoundError."""
     if isinstance(function, Function):
-        return function.full_name
-    found = sorted({each.full_name for each in known if function in (each.name, each.full_name)})
+        return function.here().input_name
+    found = sorted({each.title for each in known if function in (each.name, each.title)})
     if not found:
         raise NotFoundError(f"this process has no function {function!r}: import the module that defines it")
     if len(found) > 1:

@@ -25,9 +25,9 @@ from celery import current_task
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
-from scaleplug.app import known_functions, use_twin
 from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
+from scaleplug.cls import BoundMethod, Cls
 from scaleplug.context import running
 from scaleplug.errors import (
     ExecutionError,
@@ -38,6 +38,7 @@ from scaleplug.errors import (
     NotFoundError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.here import known_functions, known_methods, use_twin
 from scaleplug.loops import done_now
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
@@ -60,8 +61,8 @@ from scaleplug.testing.inputs import (
     noted,
     own_frames_off,
     retry_delay,
-    settings_of,
 )
+from scaleplug.testing.objects import Objects
 from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
 
@@ -94,6 +95,9 @@ class LocalRun:
         self._next_deadline: float | None = None
         self._overrides: dict[str, dict[str, Any]] = {}
         self._ended = False
+        self.met: dict[str, Any] = {}
+        self._known: dict[Any, AnyFunction] = {}
+        self._objects = Objects(self._load_class)
 
     # -- what a test asks and tells --------------------------------------------------------------------------------
 
@@ -101,20 +105,20 @@ class LocalRun:
         """Return the inputs sent to a function so far, oldest first; a name may be ``"f"`` or ``"app.f"``."""
         name = self._name(function)
         with self._lock:
-            made = [(item.payload, item.runs) for item in self._made if item.function.full_name == name]
+            made = [(item.payload, item.runs) for item in self._made if item.function.input_name == name]
         return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
 
     def pending(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function wait for a thread, or for a retry."""
         name = self._name(function)
         with self._lock:
-            return sum(1 for item in self._not_begun() if item.function.full_name == name)
+            return sum(1 for item in self._not_begun() if item.function.input_name == name)
 
     def running(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function run."""
         name = self._name(function)
         with self._lock:
-            return sum(1 for item in self._running if item.function.full_name == name)
+            return sum(1 for item in self._running if item.function.input_name == name)
 
     def replace(self, function: AnyFunction | str, stub: Callable[..., Any]) -> None:
         """Run ``stub`` in place of a function's own code; it may be async."""
@@ -160,7 +164,7 @@ class LocalRun:
         return self._plans.setdefault(self._name(function), Plan())
 
     def _name(self, function: AnyFunction | str) -> str:
-        return full_name(function, (*known_functions(), *self._queues))
+        return full_name(function, (*known_functions(), *known_methods(), *self._queues))
 
     # -- the port --------------------------------------------------------------------------------------------------
 
@@ -183,6 +187,7 @@ class LocalRun:
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         assert isinstance(function, Function)
+        function = self._here(function)
         self._load_code(function)
         made = [make(function, call, kind, *given) for given in inputs]
         config, name, spawned = process_config(), function.full_name, kind == "spawn"
@@ -209,18 +214,23 @@ class LocalRun:
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
-            base = self._settings_of(function)
             laid_over = self._overrides.get(function, {}) | dict(changes)
-            settings = override(base, laid_over)
+            settings = override(self._settings_of(function), laid_over)
             self._overrides[function] = laid_over
             self._start_pending()
         return settings
 
     def _settings_of(self, pool: str) -> FunctionSettings:
-        for function in (*known_functions(), *self._queues):
+        owner = self.met.get(pool)
+        for function in (*([owner] if owner is not None else ()), *known_functions()):
             if function.full_name == pool:
-                return settings_of(function)
+                settings: FunctionSettings = function.here().pool_settings
+                return settings
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
+
+    def _in_force(self, function: AnyFunction) -> FunctionSettings:
+        changes, settings = self._overrides.get(function.full_name), function.pool_settings
+        return override(settings, changes) if changes else settings
 
     def send_soon(
         self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
@@ -285,8 +295,20 @@ class LocalRun:
 
     # -- running ---------------------------------------------------------------------------------------------------
 
+    def _here(self, function: AnyFunction) -> AnyFunction:
+        """Return a function with its code, always the same for one pool; raises NotFoundError."""
+        function = function.here()
+        return self._known.setdefault((function.input_name, function.raw, function.made_of), function)
+
+    def _load_class(self, cls: Cls[Any]) -> type:
+        raw: type | None = cls.raw
+        if cls.serialized:
+            raw = cloudpickle.loads(pickle(cls.raw, f"the code of {cls.full_name}"))
+        assert raw is not None  # it was looked for when it was called
+        return raw
+
     def _load_code(self, function: AnyFunction) -> None:
-        if function.serialized and function not in self._code:
+        if function.serialized and not isinstance(function, BoundMethod) and function not in self._code:
             self._code[function] = cloudpickle.loads(pickle(function.raw, f"the code of {function.full_name}"))
 
     def _record(self, item: LocalInput) -> None:
@@ -294,7 +316,7 @@ class LocalRun:
         self._made.append(item)
 
     def _running_of(self, function: AnyFunction) -> int:
-        return sum(1 for item in self._running if item.function is function)
+        return sum(1 for item in self._running if item.function.full_name == function.full_name)
 
     def _delayed_of(self, function: AnyFunction) -> int:
         return sum(1 for _, item in self._waiting if item.function is function)
@@ -306,7 +328,7 @@ class LocalRun:
             if not ready:
                 return
             item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.deadline = time.monotonic() + settings_of(item.function).timeout
+            item.deadline = time.monotonic() + self._in_force(item.function).timeout
             self._running.append(item)
             self._begin(item)
             item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
@@ -321,11 +343,11 @@ class LocalRun:
         """Count a run and settle what is to happen in it; the lock is held."""
         item.runs += 1
         item.attempts += 1
-        plan = self._plans.get(item.function.full_name)
+        plan = self._plans.get(item.function.input_name)
         item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
-        settings = settings_of(function)
+        settings = self._in_force(function)
         most, each = settings.max_containers, settings.max_inputs
         return most is None or self._running_of(function) < most * each
 
@@ -365,7 +387,7 @@ class LocalRun:
             raise InputCancellation
         if orders.error is not None:
             raise orders.error
-        code = orders.stub or self._code.get(item.function) or item.function.local
+        code = orders.stub or self._code_of(item.function)
         with running(item.id, item.call):
             value = code(*args, **kwargs)
             if item.function.is_generator:
@@ -376,8 +398,14 @@ class LocalRun:
             raise CrashError
         return value
 
+    def _code_of(self, function: AnyFunction) -> Callable[..., Any]:
+        if isinstance(function, BoundMethod):
+            return self._objects.bind(function)
+        return self._code.get(function) or function.local
+
     def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
+        function = self._here(function)
         self._load_code(function)
         request = current_task.request if current_task else None
         call = (request.id if request else None) or f"fc-{secrets.token_hex(16)}"
@@ -429,7 +457,7 @@ class LocalRun:
     def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
-            name, limit = item.function.full_name, settings_of(item.function).timeout
+            name, limit = item.function.full_name, self._in_force(item.function).timeout
             error = FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s")
             delay = retry_delay(item, error)
             if delay is None:
@@ -513,6 +541,7 @@ class LocalRun:
         for item in left:
             if item.thread is not None and item.thread is not threading.current_thread():
                 item.thread.join(max(0.0, deadline - time.monotonic()))
+        self._objects.end()
 
 
 @contextlib.contextmanager

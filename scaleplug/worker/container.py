@@ -23,8 +23,8 @@ from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
 
-from scaleplug.abc import StartRequest
-from scaleplug.cls import Cls, Obj, make_instance
+from scaleplug.abc import EXIT_OUTDATED, StartRequest
+from scaleplug.cls import Cls, ObjectPool
 from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
@@ -142,8 +142,9 @@ class Container:
         intake = self.intake = Intake(
             self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
             slots=settings.max_inputs,
-            timeout=settings.timeout, give_up=self.config.reconnect_timeout,
+            timeout=settings.timeout, give_up=self.config.reconnect_timeout, version=self.registration.version,
         )  # fmt: skip
+        intake.on_outdated = self._on_stop
         self.runner.attach(intake, self.keyring)
         intake.payloads.blobs.limit = self.config.max_payload
         use_large_arguments(intake.payloads.take)
@@ -166,7 +167,7 @@ class Container:
         if self._consume(intake):
             self._exit(instance)
             intake.leave("left in good order")
-        return self.worker.exitcode or 0
+        return self.worker.exitcode or (EXIT_OUTDATED if intake.outdated else 0)
 
     def _enter(self) -> Any:
         """Make the object whose methods are called; what its hooks raise is a failed start."""
@@ -174,8 +175,7 @@ class Container:
             self.runner.bodies[self.served.title] = Body(self.served.local)
             return None
         cls = self.served
-        parameters = unpack(self.registration.parameters)
-        instance = make_instance(cls, parameters, Obj(cls, parameters))
+        instance = ObjectPool(cls, unpack(self.registration.parameters)).make_instance()
         for name, mark in cls.methods.items():
             self.runner.bodies[cls.tasks[name].name] = Body(mark.raw.__get__(instance, type(instance)))
         for hook in cls.hooks:

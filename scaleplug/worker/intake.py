@@ -121,7 +121,7 @@ def reply_of(message: Any) -> dict[str, Any]:
     """Return the part of the headers that says who waits for the outcome; {} when Celery stores it."""
     headers = message.get("headers") if isinstance(message, dict) else None
     reply = headers.get("scaleplug") if isinstance(headers, dict) else None
-    if not isinstance(reply, dict):
+    if not isinstance(reply, dict) or "call" not in reply:
         return {}
     return {
         "call": str(reply.get("call", "")),
@@ -129,6 +129,13 @@ def reply_of(message: Any) -> dict[str, Any]:
         "index": reply["index"] if isinstance(reply.get("index"), int) else 0,
         "keep": reply["keep"] if isinstance(reply.get("keep"), int) else 0,
     }
+
+
+def version_of(message: Any) -> str:
+    """Return the version of the code that an input asks for; empty for any. It decides only where it runs."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    reply = headers.get("scaleplug") if isinstance(headers, dict) else None
+    return str(reply.get("version", "")) if isinstance(reply, dict) else ""
 
 
 class Intake:
@@ -145,6 +152,7 @@ class Intake:
         slots: int,
         timeout: float,
         give_up: float,
+        version: str = "",
     ) -> None:
         self.store, self.keyring = store, keyring
         self.container, self.function, self.tasks = container, function, tasks
@@ -157,6 +165,9 @@ class Intake:
         self.draining = False
         self.on_idle: Callable[[], object] = lambda: None
         """Called when the last claim has been handed back."""
+        self.version, self.outdated = version, False
+        self.on_outdated: Callable[[], object] = lambda: None
+        """Called when an input has asked for code that is newer than this container's."""
         self._cold = True
         self._link: Any = None
         self._client_id = 0
@@ -271,7 +282,13 @@ class Intake:
             self._refuse(raw, str(refused))
             return None
         headers, reply = message["headers"], reply_of(message)
-        claimed = self.store.begin(self.container, self.epoch, self.function, headers["id"], self.timeout, reply)
+        claimed = self.store.begin(
+            self.container, self.epoch, self.function, headers["id"], self.timeout,
+            reply | {"version": version_of(message)}, self.version,
+        )  # fmt: skip
+        if claimed.status == "outdated":  # it was put back, and this container has been let go
+            self.draining = self.outdated = True
+            self.on_outdated()
         if claimed.status == "stale":  # it was put back: this container has been let go, or found dead by mistake
             self._reconnect()
             return None

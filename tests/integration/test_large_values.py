@@ -170,6 +170,7 @@ def test_what_was_not_submitted_expires(surroundings: Surroundings) -> None:
 
 def test_the_arguments_of_a_caller_that_seemed_gone_wait_with_its_inputs(surroundings: Surroundings) -> None:
     store, name = surroundings.store, "jobs.nobody"
+    store.client.hset(store.keys.functions, name, "")
     surroundings.caller.blobs.write("argument:id", Pickled((memoryview(DATA),)))
     message = json.dumps({"headers": {"id": "id"}})
     assert store.submit(name, [message], most_pending=10, drafts=["argument:id"]).accepted == 1
@@ -185,10 +186,12 @@ def test_the_arguments_of_a_caller_that_seemed_gone_wait_with_its_inputs(surroun
     store.quarantine("c", 1, name, "the test is over", {})
     assert not kept(surroundings)
     store.leave("c", name, "the test is over")
+    store.client.hdel(store.keys.functions, name)
 
 
 def test_an_outcome_that_comes_too_late_is_deleted_and_one_that_was_stored_is_not(surroundings: Surroundings) -> None:
     store, name, blobs = surroundings.store, "jobs.nobody", surroundings.caller.blobs
+    store.client.hset(store.keys.functions, name, "")
     store.submit(name, ["message"], most_pending=10)
     store.connect("d", name, 0, 0, ())
     store.take_now("d", 1, name)
@@ -204,6 +207,7 @@ def test_an_outcome_that_comes_too_late_is_deleted_and_one_that_was_stored_is_no
     assert kept(surroundings) == {"outcome:id:0:x"}
     blobs.drop("outcome:id:0:x")
     store.leave("d", name, "the test is over")
+    store.client.hdel(store.keys.functions, name)
 
 
 def test_a_result_that_waits_to_be_read_does_not_expire(
