@@ -98,6 +98,7 @@ class Container:
         self.store = Store(connect(require_url(config.redis_url)), self.keys)
         self.store.prepare_scripts()
         self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
+        self.runner.title = registration.shown
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}
@@ -196,6 +197,7 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.run = self.runner  # another pool of the same function or class may have been prepared since
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
             consumer.strategies[task.name] = task.start_strategy(app, consumer)
 

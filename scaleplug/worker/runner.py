@@ -41,7 +41,7 @@ class Runner:
         self._main_task: asyncio.Task[Any] | None = None
         self._main_async = False
         self._cancelled: deque[str] = deque(maxlen=ORDERS_KEPT)
-        self.__name__ = "function"
+        self.__name__ = self.title = "function"
 
     def attach(self, intake: Intake, keyring: Keyring) -> None:
         """Connect to the intake that holds the claims; cancelling needs the main thread."""
@@ -119,7 +119,7 @@ class Runner:
         return self.intake.by_id.get(request.id)
 
     def _check_verdict(self, claim: Claim) -> None:
-        name = self.intake.function if self.intake else ""
+        name = self.title
         if claim.verdict == "timeout":
             raise FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
         if claim.attempt > self.max_attempts:
