@@ -240,6 +240,11 @@ class ObjectPool(Autoscaled, Generic[T]):
         return self._settle()[0]
 
     @property
+    def shown(self) -> str:
+        """The name of the pool as people read it."""
+        return self._settle()[2] or self.full_name
+
+    @property
     def base_name(self) -> str:
         """Full name of the class."""
         return self.cls.full_name
@@ -405,6 +410,11 @@ class BoundMethod(Function[P, R]):
         if self.raw is None:
             raise ExecutionError(f"the code of {self.full_name} isn't in this process: use .remote")
         return self.raw.__get__(instance, type(instance))  # type: ignore[no-any-return]
+
+    @property
+    def shown(self) -> str:
+        """The name of its pool as people read it."""
+        return self.obj.shown
 
     @property
     def input_name(self) -> str:

@@ -193,6 +193,7 @@ class Controller:
             cold = [f for f in self.views if f not in hot]
             if self.store.any_pending(cold):
                 hot |= set(cold)
+        hot &= self.views.keys()  # some may have gone meanwhile
         if hot:
             self._decide(sorted(hot))
         if now - self._last_save > SAVE_SECONDS:
@@ -275,8 +276,8 @@ class Controller:
     def _kill_stalled(self, view: View, containers: list[str]) -> None:
         for container in containers:
             view.containers[container].draining = view.containers[container].blameless = True
-            function = view.registration.function
-            logger.warning("a container of %s takes no inputs though some are pending: it is replaced", function)
+            shown = view.registration.shown
+            logger.warning("a container of %s takes no inputs though some are pending: it is replaced", shown)
             self.backend.kill(container)
 
     def _let_go(self, view: View, decision: policy.Decision) -> None:
@@ -287,7 +288,8 @@ class Controller:
         for container in decision.give_up:
             view.containers[container].draining = True
             limit = view.settings.start_limit
-            logger.warning("a container of %s was not ready within its startup_timeout of %g s", function, limit)
+            shown = view.registration.shown
+            logger.warning("a container of %s was not ready within its startup_timeout of %g s", shown, limit)
             self._start_failed(view, f"it was not ready within its startup_timeout of {limit:g} s", ())
             self.backend.kill(container)
 
@@ -300,7 +302,7 @@ class Controller:
             return
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
-            logger.info("%s: %s", function, decision.reason)
+            logger.info("%s: %s", view.registration.shown, decision.reason)
         kept = {"at": now, **asdict(decision), **asdict(load), "back_off_until": view.back_off_until}
         self.store.decided(function, kept)
 
@@ -384,7 +386,10 @@ class Controller:
             if returned > 0 and not exit_.asked:
                 what = "its input goes" if returned == 1 else f"its {returned} inputs go"
                 logger.warning(
-                    "a container of %s was lost (%s): %s back to the queue", exit_.function, exit_.reason, what
+                    "a container of %s was lost (%s): %s back to the queue",
+                    exit_.function if view is None else view.registration.shown,
+                    exit_.reason,
+                    what,
                 )
             single_use = view is not None and view.registration.settings.single_use_containers
             served = single_use and exit_.exit_code == 0  # perhaps faster than anybody saw it get ready
@@ -405,9 +410,10 @@ class Controller:
         tail = "\n".join(lines)
         printed = f". It printed:\n{tail}" if tail and view.failures == 1 else ""  # the same each time, mostly
         pause = view.back_off_until - now
-        logger.error("a container of %s did not start (%s); next try in %g s%s", function, reason, pause, printed)
+        shown = view.registration.shown
+        logger.error("a container of %s did not start (%s); next try in %g s%s", shown, reason, pause, printed)
         if self.fail_fast and view.failures >= FAILURES_BEFORE_FAILING:
-            text = f"no container of {function} could be started: {reason}" + (f"\n{tail}" if tail else "")
+            text = f"no container of {shown} could be started: {reason}" + (f"\n{tail}" if tail else "")
             self.store.fail_pending(self.lease.token, function, text)
 
     def _save_learned(self) -> None:

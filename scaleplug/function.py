@@ -9,6 +9,7 @@ import inspect
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -88,6 +89,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
             function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
+            options[POOL] = pool
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
         queue = options.get("queue") or options.get("routing_key")  # a retry goes where it was
         name, caller = function.full_name if pool else function.pool_of_queue(queue), None
@@ -112,6 +114,12 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
                 wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
             raise wrapped if isinstance(wrapped, Error) else exc from None
 
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult:
+        """Run it in this process, as Celery does for ``task_always_eager``."""
+        pool = options.pop(POOL, None)
+        with _running_as(self.function if pool is None else self.function.in_pool(pool)):
+            return super().apply(args, kwargs, **options)
+
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
         if self.typing:
@@ -119,6 +127,19 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
+
+
+_eager: ContextVar[Function[Any, Any] | None] = ContextVar("scaleplug_eager", default=None)
+
+
+@contextlib.contextmanager
+def _running_as(function: Function[Any, Any]) -> Iterator[None]:
+    """Let Celery run a variant, or a method of one object: it knows tasks by their names only."""
+    token = _eager.set(function)
+    try:
+        yield
+    finally:
+        _eager.reset(token)
 
 
 def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, bound: bool = False) -> Any:
@@ -201,7 +222,14 @@ class Function(Autoscaled, Generic[P, R]):
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
         self.needs_one_result("a Celery task")
-        return run_here(self, args, kwargs)
+        wanted = _eager.get()
+        if wanted is None or wanted.title != self.title:
+            return run_here(self, args, kwargs)
+        token = _eager.set(None)  # what it calls itself is another call
+        try:
+            return run_here(wanted, args, kwargs)
+        finally:
+            _eager.reset(token)
 
     def __repr__(self) -> str:
         return f"<Function {self.title}>"
@@ -242,6 +270,11 @@ class Function(Autoscaled, Generic[P, R]):
         return f"{self.title}~{digest(self.options)}" if self.options else self.title
 
     @property
+    def shown(self) -> str:
+        """The name of its pool as people read it."""
+        return f"{self.title}{_told(self.options)}" if self.options else self.full_name
+
+    @property
     def input_name(self) -> str:
         """Whose inputs these are: the function's or variant's; a method's has its pool in it."""
         return self.full_name
@@ -275,7 +308,7 @@ class Function(Autoscaled, Generic[P, R]):
             raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
         if not self.options:
             return base
-        return variant(base, self.full_name, self.options, "", f"{self.title}{_told(self.options)}")
+        return variant(base, self.full_name, self.options, "", self.shown)
 
     def code(self) -> Any:
         """Return the callable."""

@@ -43,6 +43,16 @@ class _ParameterMark:
     def __init__(self, default: Any, init: bool) -> None:
         self.default, self.init = default, init
 
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        if self.default is MISSING:
+            raise AttributeError(f"{owner.__name__}.{self.name} has no value yet: 'enter' is to set it")
+        return self.default
+
 
 def parameter(*, default: Any = MISSING, init: bool = True) -> Any:
     """Declare a constructor argument of a class, as in ``size: str = scaleplug.parameter(default="small")``.

@@ -39,7 +39,7 @@ class Objects:
         return bound
 
     def _make(self, obj: ObjectPool[Any]) -> Any:
-        raw, pool = self._load(obj.cls), obj.full_name
+        raw, pool = self._load(obj.cls), obj.shown
         instance = ObjectPool(obj.cls, obj.given).make_instance(raw)
         try:
             for hook in obj.cls.hooks:

@@ -102,6 +102,7 @@ class Container:
         self.store = Store(connect(require_url(config.redis_url)), self.keys)
         self.store.prepare_scripts()
         self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
+        self.runner.title = registration.shown
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}

@@ -68,7 +68,7 @@ class Runner:
         self._main_task: asyncio.Task[Any] | None = None
         self._main_async = False
         self._cancelled: deque[str] = deque(maxlen=ORDERS_KEPT)
-        self.__name__ = "function"
+        self.__name__ = self.title = "function"
 
     def attach(self, intake: Intake, keyring: Keyring) -> None:
         """Connect to the intake that holds the claims; cancelling needs the main thread."""
