@@ -384,6 +384,11 @@ class RedisCaller:
 
         return Drafts(self.blobs, task, need_room)
 
+    def reset(self, function: str) -> None:
+        """Take away what is laid over a function's settings."""
+        while not self.store.override(function, self.store.function_and_override(function)[1], None):
+            pass  # somebody else has changed it in between
+
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         keep = self.config.result_ttl if tell else 0
