@@ -164,7 +164,7 @@ class Caller(Protocol):
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]
 """Index, positional and keyword arguments of one input."""
 
-CallKind = Literal["remote", "map", "spawn"]
+CallKind = Literal["remote", "map", "spawn", "stream"]
 
 
 class FunctionRef(Protocol):
@@ -176,3 +176,6 @@ class FunctionRef(Protocol):
 
     def make_known(self, caller: Caller) -> None:
         """Make sure that a controller knows the function; may block."""
+
+    def needs_kind(self, kind: CallKind) -> None:
+        """Refuse a call of another kind than the function's; raises InvalidError."""

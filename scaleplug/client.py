@@ -336,6 +336,7 @@ class RedisCaller:
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
         function.make_known(self)
+        function.needs_kind(kind)
         if kind != "spawn":
             self.inbox.start()
         most, total = self._limits(kind)
