@@ -248,7 +248,7 @@ class ProcessBackend:
                 with contextlib.suppress(OSError):  # they die with their zygote; this ends what they had started
                     os.killpg(container.pid, signal.SIGKILL)
         lines = last_lines(link.path.with_suffix(".log"))
-        if not self._ending:
+        if not (self._ending or link.dismissed):
             said = "".join(f"\n{line}" for line in lines)
             logger.warning("a zygote died, and its %d containers with it%s", len(left), said and f". It said:{said}")
         reason = "killed with its zygote"
