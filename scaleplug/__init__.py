@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scaleplug.abc import FunctionStats
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
     from scaleplug.errors import (
@@ -25,6 +26,7 @@ __all__ = [
     "Error",
     "Function",
     "FunctionCall",
+    "FunctionStats",
     "InputCancellation",
     "InvalidError",
     "RemoteError",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that is here
-    _PLACES = {"App": "app", "Function": "function", "FunctionCall": "call"}
+    _PLACES = {"App": "app", "Function": "function", "FunctionCall": "call", "FunctionStats": "abc"}
 
     def __getattr__(name: str) -> object:
         """Import a public name when it is first used: the command line spares Celery's quarter of a second."""

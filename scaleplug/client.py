@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
-from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
 from scaleplug.errors import (
     ContainerStartError,
     InputCancelledError,
@@ -31,7 +31,7 @@ from scaleplug.messages import MessageFactory
 from scaleplug.serializer import Keyring, open_outcome
 from scaleplug.server import connect
 from scaleplug.settings import Config
-from scaleplug.store import Store, require_url
+from scaleplug.store import Record, Store, require_url
 from scaleplug.transport import exhausted
 
 logger = logging.getLogger("scaleplug")
@@ -200,9 +200,9 @@ class RedisCaller:
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
         if factory is None or factory.task is not task:
             factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
-        spawned = kind == "spawn"
+        spawned, partial = kind in ("spawn", "spawn_map"), kind in ("map", "spawn_map")
         keep = int(config.result_ttl) if spawned else 0
-        messages = factory.make(call, inputs, many=kind == "map", keep=keep)
+        messages = factory.make(call, inputs, many=partial, keep=keep)
         most = config.max_spawned if spawned else config.max_pending
         total = 0 if spawned else config.max_total
         admission = self.store.submit(
@@ -210,24 +210,43 @@ class RedisCaller:
             messages,
             most_pending=most,
             most_total=total,
-            partial=kind == "map",
-            record=call if spawned else "",
-            record_seconds=config.result_ttl + 86_400,
+            partial=partial,
+            record=Record(call, keep, inputs[0][0], kind == "spawn_map") if spawned else None,
         )
-        if not admission.accepted and kind != "map":
+        if not admission.accepted and not partial:
             raise exhausted(name, admission, most, total)
         return admission.accepted
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         keep = self.config.result_ttl if tell else 0
-        self.store.cancel(function, call, tell=tell, keep=keep, caller=self.inbox.name if tell else "")
+        self.store.cancel(function, call, tell=tell, keep=keep, caller="")
+        if tell:
+            self.store.drop(function, call, keep)
 
-    def look(self, call: str, *, watch: bool) -> Look:
+    def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """See :class:`scaleplug.abc.Caller`."""
-        outcome, function, cancelled, ended = self.store.watch(call, self.inbox.name if watch else "")
-        event = Event(0, outcome, ended) if outcome is not None or ended else None
-        return Look(event, function, cancelled)
+        self.store.complete(function.full_name, call, inputs, self.config.result_ttl)
+
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+        """See :class:`scaleplug.abc.Caller`."""
+        found = self.store.watch(call, index, most, self.inbox.name if watch else "")
+        events = [
+            Event(number, end[1:]) if end[:1] == b"+" else Event(number, None, end[1:].decode())
+            for number, end in enumerate(found.ends, index)
+        ]
+        return Look(found.function, found.inputs, found.over, found.cancelled, events)
+
+    def stats(self, function: str, *, max_inputs: int) -> FunctionStats:
+        """See :class:`scaleplug.abc.Caller`."""
+        counts = self.store.census([function])[function]
+        slots = (counts.idle + counts.busy) * max_inputs
+        return FunctionStats(
+            backlog=counts.pending + counts.delayed,
+            num_total_runners=counts.starting + counts.idle + counts.busy,
+            num_running_inputs=counts.running,
+            input_headroom=max(0, slots - counts.running),
+        )
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""

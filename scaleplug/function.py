@@ -19,12 +19,13 @@ from celery.result import AsyncResult, EagerResult, denied_join_result
 from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
-from scaleplug.abc import Caller
+from scaleplug.abc import Caller, FunctionStats
 from scaleplug.call import FunctionCall, Method, Outcomes
 from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.serializer import NAME, pickle, sealing
 from scaleplug.settings import FunctionSettings
+from scaleplug.spawnmap import Inputs, SpawnMap
 from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Function(Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
-    for many inputs; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of
-    its Celery ``task``.
+    for many inputs, ``spawn_map`` without waiting; ``local`` runs it here. ``delay``, ``apply_async``, ``s``, ``si``
+    and ``signature`` are those of its Celery ``task``.
     """
 
     def __init__(
@@ -119,6 +120,8 @@ class Function(Generic[P, R]):
         self.map = _MapMethod(self._map)
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
+        self.spawn_map: Method[..., FunctionCall[R]] = Method(self._spawn_map, self._spawn_map_aio)
+        self.get_current_stats: Method[[], FunctionStats] = Method(self._stats, self._stats_aio)
 
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
@@ -212,7 +215,7 @@ class Function(Generic[P, R]):
         """Send one input and return at once; the result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
         caller, call = self._caller(), _new_call()
         caller.send(self, call, [(0, args, kwargs)], kind="spawn")
-        return FunctionCall(call, self._caller, self.full_name)
+        return FunctionCall(call, self._caller, self.full_name, 1)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         return await asyncio.to_thread(self._spawn, *args, **kwargs)
@@ -261,8 +264,7 @@ class Function(Generic[P, R]):
     def _start_map(
         self, inputs: Iterator[Any], total: int | None, kwargs: Any, order: bool, exceptions: bool, wrap: bool | None
     ) -> Map[R]:
-        if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
-            raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
+        _check_kwargs(kwargs)
         options = MapOptions(
             order_outputs=order,
             return_exceptions=exceptions,
@@ -291,6 +293,38 @@ class Function(Generic[P, R]):
             *input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
         ):
             pass
+
+    def _spawn_map(self, *input_iterators: Iterable[Any], kwargs: Mapping[str, Any] = {}) -> FunctionCall[R]:
+        """Send all inputs, one iterator per argument, and return one call that holds them, without waiting for results.
+
+        ``get(index=...)`` and ``iter()`` of the call give the results. While the function has as many pending inputs
+        as it may, this waits. If an iterator fails, what was sent is cancelled.
+        """
+        inputs, caller, call = self._zipped(input_iterators, kwargs), self._caller(), _new_call()
+        count = SpawnMap(self, caller, call, inputs).run()
+        return FunctionCall(call, self._caller, self.full_name, count)
+
+    async def _spawn_map_aio(self, *input_iterators: Iterable[Any], kwargs: Mapping[str, Any] = {}) -> FunctionCall[R]:
+        inputs, caller, call = self._zipped(input_iterators, kwargs), await asyncio.to_thread(self._caller), _new_call()
+        count = await SpawnMap(self, caller, call, inputs).run_aio()
+        return FunctionCall(call, self._caller, self.full_name, count)
+
+    def _zipped(self, input_iterators: tuple[Iterable[Any], ...], kwargs: Mapping[str, Any]) -> Inputs:
+        if not input_iterators:
+            raise InvalidError(f"{self.full_name}.spawn_map() needs at least one iterator of inputs")
+        for position, iterator in enumerate(input_iterators):
+            _check_iterable(f"input {position + 1} of {self.full_name}.spawn_map()", iterator)
+        _check_kwargs(kwargs)
+        return ((args, kwargs) for args in zip(*input_iterators, strict=False))
+
+    # -- what it has now -------------------------------------------------------------------------------------------
+
+    def _stats(self) -> FunctionStats:
+        """Return how many inputs wait and run, and what containers there are for them, now."""
+        return self.app.caller().stats(self.full_name, max_inputs=self.settings.max_inputs)
+
+    async def _stats_aio(self) -> FunctionStats:
+        return await asyncio.to_thread(self._stats)
 
     def _caller(self) -> Caller:
         return self.app.ready_for_calls(self)
@@ -353,6 +387,11 @@ def _check_iterable(what: str, value: Any) -> None:
         raise InvalidError(
             f"{what} must be iterable, not {type(value).__name__} ({value!r}): pass a list, range or generator"
         )
+
+
+def _check_kwargs(kwargs: Any) -> None:
+    if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
+        raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
 
 
 def _spread(name: str, item: Any) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 
 All start with ``scaleplug:NAMESPACE:``. ``FN`` is a function's full name (``app.function``), ``ID`` an input's id
 (its Celery task id), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling
-process. The Lua scripts build the same names from the prefix; this table holds for both.
+process, ``I`` an input's index in its call. The Lua scripts build the same names from the prefix; this table
+holds for both.
 
 | key | type | what it holds | written by | read by | goes when |
 |---|---|---|---|---|---|
@@ -31,10 +32,9 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
 | functions | hash | FN -> signed app, source and settings (JSON) | callers, run, controller | controller, containers | run ends |
 | code | hash | FN -> signed pickled function | callers | containers | run ends |
-| call:CALL | string | FN of a spawned call | callers | FunctionCall | result_ttl |
-| result:CALL | string | signed outcome of a spawned call | containers | FunctionCall | result_ttl |
-| ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
-| watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
+| call:CALL | hash | of a spawned call: fn, inputs, and once it is so: over, cancelled; open while inputs are added | scripts | FunctionCall, scripts | 1 day after its results |
+| results:CALL | hash | I -> ``+`` and the signed outcome, or ``-`` and the reason why there is none | scripts | FunctionCall | result_ttl after the last input's end |
+| watchers:CALL:I | set | P that wait for an input of a spawned call | FunctionCall | scripts | 1 day |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
 | inbox:P | stream | outcomes for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |

@@ -18,6 +18,9 @@ from scaleplug.keys import Keys
 LEASE_SECONDS: Final = 4.0
 DECISIONS_KEPT: Final = 200
 LOG_LINES_KEPT: Final = 10_000
+SHORT_QUEUE: Final = 5_000
+"""Queues up to this length are rewritten in one go when a call is cancelled (``cancel.lua``)."""
+DROP_SLICE: Final = 500
 
 
 def _script_text(name: str, flags: bool) -> str:
@@ -51,6 +54,34 @@ class Admission:
     accepted: int
     pending: int
     running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What :meth:`Store.submit` is to write down of a spawned call."""
+
+    call: str
+    keep: float
+    """Seconds that its results are kept."""
+    before: int = 0
+    """Inputs that it had before."""
+    more: bool = False
+    """Whether it gets others, until :meth:`Store.complete`."""
+
+    def arguments(self) -> tuple[str, int, int, int]:
+        """Return the script's arguments."""
+        return self.call, int(self.keep), self.before, int(self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What :meth:`Store.watch` says; an end is ``+`` and the outcome, or ``-`` and the reason why there is none."""
+
+    function: str
+    inputs: int
+    over: bool
+    cancelled: bool
+    ends: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +159,16 @@ class Store:
         most_pending: int,
         most_total: int = 0,
         partial: bool = False,
-        record: str = "",
-        record_seconds: float = 0,
+        record: Record | None = None,
     ) -> Admission:
         """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``."""
-        args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
+        spawned = record or Record("", 0)
+        args = (function, most_pending, most_total, int(partial), *spawned.arguments())
         return Admission(*(int(n) for n in self._run("submit", *args, *messages)))
+
+    def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
+        """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
+        self._run("complete", function, call, inputs, int(keep))
 
     def delay(self, function: str, message: str | bytes, due: float, *, most_pending: int) -> Admission:
         """Keep an input until the Unix time ``due``."""
@@ -144,10 +179,23 @@ class Store:
         removed, told = self._run("cancel", function, call, int(tell), int(keep), caller)
         return int(removed), int(told)
 
-    def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool, str]:
-        """Return (outcome, function, cancelled, reason if none) of a spawned call; tell ``caller`` of its end."""
-        outcome, function, cancelled, ended = self._run("watch", call, caller)
-        return outcome or None, _str(function), bool(cancelled), _str(ended)
+    def drop(self, function: str, call: str, keep: float) -> int:
+        """Take the pending inputs of a cancelled spawned call off a long queue, in slices; return how many."""
+        if self.client.llen(self.keys.queue(function)) <= SHORT_QUEUE:
+            return 0  # the cancelling itself saw to it
+        first, dropped = 0, 0
+        while first >= 0:
+            removed, first = self._run("drop", function, call, int(keep), first, DROP_SLICE)
+            dropped += int(removed)
+        return dropped
+
+    def watch(self, call: str, index: int, most: int, caller: str) -> Watched:
+        """Look at a spawned call and the ends of its inputs from ``index`` on, without a gap, ``most`` of them.
+
+        Tell ``caller`` of the end of that first input, unless it is there.
+        """
+        function, inputs, over, cancelled, *ends = self._run("watch", call, index, most, caller)
+        return Watched(_str(function), int(inputs), bool(over), bool(cancelled), tuple(bytes(end) for end in ends))
 
     def take_now(self, container: str, epoch: int, function: str) -> bytes | None:
         """Take a message without waiting, also while Redis is out of memory: running inputs frees some."""

@@ -2,16 +2,17 @@
 -- Returns {pending inputs removed, running inputs told}.
 local fn, call, queue = ARGV[1], ARGV[2], P .. 'queue:' .. ARGV[1]
 redis.call('SET', P .. 'cancelled:' .. call, '1', 'EX', 86400)
--- As json.dumps writes the header: a call's id alone also stands in what its inputs have sent on.
-local removed, told, mark = 0, 0, '"call": "' .. call .. '"'
--- Longer queues are not rewritten in one go: begin.lua drops what is left when it is taken.
+-- A spawned call's record outlives that, if the call waits so long.
+if redis.call('EXISTS', P .. 'call:' .. call) == 1 then redis.call('HSET', P .. 'call:' .. call, 'cancelled', '1') end
+local removed, told = 0, 0
+-- Longer queues are not rewritten in one go: see drop.lua, and begin.lua drops what is left when it is taken.
 if redis.call('LLEN', queue) <= 5000 then
   local keep = {}
   for _, message in ipairs(redis.call('LRANGE', queue, 0, -1)) do
-    if string.find(message, mark, 1, true) then
+    local index = input_of(message, call)
+    if index then
       removed = removed + 1
-      local id = string.match(message, '"id": "([^"]*)"')
-      if id then forget(fn, id) end
+      drop_pending(fn, message, call, index, ARGV[5], ARGV[3] == '1' and tonumber(ARGV[4]) or 0)
     else
       keep[#keep + 1] = message
     end
@@ -29,9 +30,6 @@ for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
       told = told + 1
     end
   end
-end
-if ARGV[3] == '1' and told == 0 and redis.call('EXISTS', P .. 'result:' .. call) == 0 then
-  deliver(call, 0, ARGV[5], tonumber(ARGV[4]), nil, 'cancelled')
 end
 ring(fn)
 return {removed, told}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import cloudpickle
 
-from scaleplug.abc import CallKind, Event
+from scaleplug.abc import CallKind, Event, Look
 from scaleplug.errors import (
     ContainerCrashError,
     InputCancellation,
@@ -94,8 +95,30 @@ class Spawned:
     """What is known of a spawned call."""
 
     function: str
-    event: Event | None = None
+    inputs: int = 0
+    open: bool = False  # more inputs may come
     cancelled: bool = False
+    events: dict[int, Event] = field(default_factory=dict)
+    over_at: float | None = None  # when the last of its inputs had ended
+
+    def put(self, event: Event) -> None:
+        """Note the end of an input."""
+        self.events.setdefault(event.index, event)
+        self.settle()
+
+    def settle(self) -> None:
+        """Note when all inputs have ended."""
+        if self.over_at is None and not self.open and len(self.events) >= self.inputs:
+            self.over_at = time.monotonic()
+
+    def look(self, index: int, most: int, keep: float) -> Look:
+        """Return what is known, results for ``keep`` seconds after the last end."""
+        if self.over_at is not None and time.monotonic() > self.over_at + keep:
+            self.events.clear()
+        ends: list[Event] = []
+        while len(ends) < most and index + len(ends) in self.events:
+            ends.append(self.events[index + len(ends)])
+        return Look(self.function, self.inputs, self.over_at is not None, self.cancelled, ends)
 
 
 class CrashError(BaseException):
@@ -124,7 +147,7 @@ def make(
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
     payload = pickle((args, dict(kwargs)), f"an argument of {function.full_name}")
-    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
+    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind in ("map", "spawn_map") else call)
 
 
 def loads(name: str, payload: bytes) -> Any:
