@@ -39,6 +39,8 @@ logger = logging.getLogger("scaleplug")
 READ_SECONDS = 5.0
 """How long one XREAD waits in the server."""
 READ_COUNT = 1_000
+PART = 500
+"""Inputs of a ``spawn_map`` that go to Redis in one step."""
 ENTRY_BYTES, TRIM_BYTES = 500, 100_000
 """The inbox is trimmed when what has been read of it may take so much room."""
 
@@ -195,14 +197,12 @@ class RedisCaller:
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
+        if kind == "spawn_map":
+            return self._send_parts(function, call, inputs)
         name, config = function.full_name, self.config
-        factory = self._factories.get(name)
-        task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
-        if factory is None or factory.task is not task:
-            factory = self._factories[name] = MessageFactory(task, self.keyring, self.inbox.name)
-        spawned, partial = kind in ("spawn", "spawn_map"), kind in ("map", "spawn_map")
+        spawned, partial = kind == "spawn", kind == "map"
         keep = int(config.result_ttl) if spawned else 0
-        messages = factory.make(call, inputs, many=partial, keep=keep)
+        messages = self._factory(function).make(call, inputs, many=partial, keep=keep)
         most = config.max_spawned if spawned else config.max_pending
         total = 0 if spawned else config.max_total
         admission = self.store.submit(
@@ -211,11 +211,34 @@ class RedisCaller:
             most_pending=most,
             most_total=total,
             partial=partial,
-            record=Record(call, keep, inputs[0][0], kind == "spawn_map") if spawned else None,
+            record=Record(call, keep) if spawned else None,
         )
         if not admission.accepted and not partial:
             raise exhausted(name, admission, most, total)
         return admission.accepted
+
+    def _factory(self, function: FunctionRef) -> MessageFactory:
+        factory = self._factories.get(function.full_name)
+        task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
+        if factory is None or factory.task is not task:
+            factory = self._factories[function.full_name] = MessageFactory(task, self.keyring, self.inbox.name)
+        return factory
+
+    def _send_parts(self, function: FunctionRef, call: str, inputs: Sequence[Input]) -> int:
+        """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
+        keep, factory = int(self.config.result_ttl), self._factory(function)
+        accepted, answer = 0, None
+        for first in range(0, len(inputs), PART):
+            part = inputs[first : first + PART]
+            try:
+                messages = factory.make(call, part, many=True, keep=keep)
+            finally:
+                accepted += answer().accepted if answer is not None else 0
+            if accepted < first:
+                return accepted
+            record = Record(call, keep, part[0][0], more=True)
+            answer = self.store.submit_part(function.full_name, messages, record, most_pending=self.config.max_spawned)
+        return accepted + (answer().accepted if answer is not None else 0)
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -61,6 +62,7 @@ def client_url(url: str) -> str:
     return _rebuild(url, "unix" if scheme == "redis+socket" else scheme, {"virtual_host": "db"})
 
 
+@lru_cache(maxsize=16)  # every call of a function asks
 def celery_url(url: str) -> str:
     """Return ``url`` as Celery takes it, as broker and as result backend: ``unix://`` becomes ``redis+socket://``."""
     scheme = _scheme(url)

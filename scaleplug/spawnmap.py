@@ -14,7 +14,7 @@ from scaleplug.abc import Caller, FunctionRef, Input
 logger = logging.getLogger("scaleplug")
 
 Inputs = Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]
-CHUNK = 250
+CHUNK = 2_000
 LINGER = 0.1
 """Seconds after which inputs are sent although the next ones are long in coming."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import ConfigurationError
 from scaleplug.keys import Keys
@@ -31,6 +34,15 @@ def _script_text(name: str, flags: bool) -> str:
         head, rest = "#!lua", text
     # Redis 6.2 knows no flags; the line would be a syntax error there.
     return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
+
+
+def _packed(messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
+    """Return the messages as one argument, a line each, where none has line ends: the client sends it in one go."""
+    try:
+        lines = "\n".join(messages).encode()  # type: ignore[arg-type]  # bytes are told by the error
+    except TypeError:
+        return messages
+    return (lines,) if lines.count(b"\n") == len(messages) - 1 else messages
 
 
 def _str(value: Any) -> str:
@@ -163,8 +175,41 @@ class Store:
     ) -> Admission:
         """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``."""
         spawned = record or Record("", 0)
-        args = (function, most_pending, most_total, int(partial), *spawned.arguments())
-        return Admission(*(int(n) for n in self._run("submit", *args, *messages)))
+        args = (function, most_pending, most_total, int(partial), *spawned.arguments(), len(messages))
+        return Admission(*(int(n) for n in self._run("submit", *args, *_packed(messages))))
+
+    def submit_part(
+        self, function: str, messages: Sequence[str], record: Record, *, most_pending: int
+    ) -> Callable[[], Admission]:
+        """Begin to submit as many of a spawned call's messages as fit; what is returned waits for the answer.
+
+        It must be called. Others can be made while Redis is busy with these.
+        """
+
+        def again() -> Admission:
+            return self.submit(function, messages, most_pending=most_pending, partial=True, record=record)
+
+        script, pool = self._scripts.get("submit"), self.client.connection_pool
+        if script is None:  # not known to Redis yet
+            return again
+        link = pool.get_connection()
+        args = (function, most_pending, 0, 1, *record.arguments(), len(messages), *_packed(messages))
+
+        def answer() -> Admission:
+            try:
+                return Admission(*(int(n) for n in link.read_response()))
+            except (NoScriptError, RedisConnectionError, RedisTimeoutError):  # an input that came twice ends once
+                return again()
+            finally:
+                pool.release(link)
+
+        try:
+            link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+        except BaseException:
+            link.disconnect()
+            pool.release(link)
+            raise
+        return answer
 
     def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
         """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
