@@ -20,6 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 BATCH = 500
 """Most results that an iterator over a call holds."""
+LINGER = 0.005
+"""Seconds from one look of such an iterator to the next, unless there is more than it holds."""
 
 
 class Method(Generic[P, T]):
@@ -155,9 +157,13 @@ class FunctionCall(Generic[R]):
         outcomes = Outcomes(self._caller(), self.object_id)
         try:
             while start < end:
-                for event in self._wait(outcomes, start, min(BATCH, end - start)):
+                looked, most = time.monotonic(), min(BATCH, end - start)
+                events = self._wait(outcomes, start, most)
+                for event in events:
                     start += 1
                     yield self._read(outcomes.caller, event)
+                if len(events) < most:  # so that those that come one by one are read in batches
+                    time.sleep(max(0.0, looked + LINGER - time.monotonic()))
         finally:
             outcomes.close()
 
@@ -166,9 +172,13 @@ class FunctionCall(Generic[R]):
         outcomes = await Outcomes.open(self._caller(), self.object_id)
         try:
             while start < end:
-                for event in await self._wait_aio(outcomes, start, min(BATCH, end - start)):
+                looked, most = time.monotonic(), min(BATCH, end - start)
+                events = await self._wait_aio(outcomes, start, most)
+                for event in events:
                     start += 1
                     yield self._read(outcomes.caller, event)
+                if len(events) < most:
+                    await asyncio.sleep(max(0.0, looked + LINGER - time.monotonic()))
         finally:
             outcomes.close()
 
