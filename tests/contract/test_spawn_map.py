@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from scaleplug import FunctionCall, FunctionStats
+from scaleplug import FunctionCall, FunctionStats, client, spawnmap
 from scaleplug.errors import InputCancelledError, InvalidError, OutputExpiredError
 from tests.contract import functions as f
 from tests.contract.sides import Side, limits, settle
@@ -28,6 +28,13 @@ SOON = 15.0
 def begun(folder: Path) -> set[str]:
     """Return the inputs of ``hold`` and its like that have begun."""
     return {file.name.removeprefix("begun-") for file in folder.glob("begun-*")}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few hundred inputs take several sends, and a send several parts."""
+    monkeypatch.setattr(spawnmap, "CHUNK", 400)
+    monkeypatch.setattr(client, "PART", 150)
 
 
 # -- one call, many inputs -----------------------------------------------------------------------------------------
