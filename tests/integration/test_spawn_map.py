@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from scaleplug.errors import InputCancelledError, OutputExpiredError
 from scaleplug.settings import use_config
 from scaleplug.store import SHORT_QUEUE, Record
+from tests.commands import python, told
 from tests.helpers import wait_until
 from tests.integration import jobs
 from tests.integration.conftest import Surroundings
@@ -33,13 +33,10 @@ def test_twenty_thousand_inputs(surroundings: Surroundings) -> None:
     assert sorted(keys_of(surroundings, call.object_id)) == ["call", "results"]
 
 
-def test_another_process_reads_a_call(surroundings: Surroundings) -> None:
+def test_another_process_reads_a_call(surroundings: Surroundings, tmp_path: Path) -> None:
     call = jobs.square.spawn_map(range(100))
-    command = [sys.executable, "-c", READER, call.object_id]
-    done = subprocess.run(
-        command, env=surroundings.run.config.to_environ(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout.split() == ["100", "9", str(sum(x * x for x in range(100)))], done.stderr
+    done = python("-c", READER, call.object_id, cwd=tmp_path, **surroundings.run.config.to_environ())
+    assert done.stdout.split() == ["100", "9", str(sum(x * x for x in range(100)))], told(done)
 
 
 def test_a_long_queue_is_freed_of_a_cancelled_call(surroundings: Surroundings) -> None:
@@ -60,20 +57,20 @@ def test_a_long_queue_is_freed_of_a_cancelled_call(surroundings: Surroundings) -
 def test_what_is_cancelled_in_a_long_queue_is_told(surroundings: Surroundings) -> None:
     call = jobs.pid_after.spawn_map(itertools.repeat(0.3, SHORT_QUEUE + 1_000))
     last = SHORT_QUEUE + 999
-    told: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def wait() -> None:
         try:
             call.get(timeout=30, index=last)
         except InputCancelledError as error:
-            told.append(error)
+            errors.append(error)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
     wait_until(lambda: keys_of(surroundings, call.object_id).get("watchers"), message="it waits")
     call.cancel()
     waiting.join(10)
-    assert told
+    assert errors
     queue = jobs.pid_after.queue
     wait_until(lambda: surroundings.store.client.llen(queue) == 0, message="nothing is pending")
     wait_until(lambda: surroundings.store.watch(call.object_id, last, 1, "").over, message="all inputs have ended")
