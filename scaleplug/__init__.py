@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scaleplug.abc import FunctionStats
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
     from scaleplug.cls import Cls
@@ -35,6 +36,7 @@ __all__ = [
     "Error",
     "Function",
     "FunctionCall",
+    "FunctionStats",
     "InputCancellation",
     "InvalidError",
     "Period",
@@ -62,6 +64,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         **dict.fromkeys(("enter", "exit", "method", "parameter"), "marks"),
         "Function": "function",
         "FunctionCall": "call",
+        "FunctionStats": "abc",
         "Retries": "settings",
         "current_function_call_id": "context",
         "current_input_id": "context",

@@ -109,10 +109,27 @@ class Event:
 class Look:
     """What is known of a spawned call now."""
 
-    event: Event | None
     function: str
     """Full name; empty when nothing is known of the call."""
+    inputs: int
+    over: bool
+    """All inputs have ended; those without an event are no longer kept."""
     cancelled: bool
+    events: Sequence[Event] = ()
+    """The ends of inputs, from the one asked for on, up to the first that runs still."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStats:
+    """What a function has at one moment."""
+
+    backlog: int
+    """Inputs that no container has taken: pending, and waiting for their time."""
+    num_total_runners: int
+    """Containers: starting, idle and busy."""
+    num_running_inputs: int
+    input_headroom: int
+    """Inputs that the containers which are ready could take at once."""
 
 
 class Caller(Protocol):
@@ -132,7 +149,10 @@ class Caller(Protocol):
         """Stop giving them."""
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
-        """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map."""
+        """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map.
+
+        Those of a ``spawn_map`` are numbered from 0 over all its sends, and :meth:`complete` comes last.
+        """
 
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """Lay changes over a function's settings (``None`` takes one away); return those in force."""
@@ -148,8 +168,17 @@ class Caller(Protocol):
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
-    def look(self, call: str, *, watch: bool) -> Look:
-        """Return what is known of a spawned call; ``watch`` asks to be told of its end."""
+    def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
+        """Say that a ``spawn_map`` call has all its ``inputs``."""
+
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+        """Return what is known of a spawned call and of ``most`` inputs from ``index`` on.
+
+        ``watch`` asks to be told of the end of the input ``index``, if that is not there yet.
+        """
+
+    def stats(self, function: str, *, max_inputs: int) -> FunctionStats:
+        """Return what a function has now, each of whose containers runs up to ``max_inputs`` at once."""
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """Return ``(True, value)`` or ``(False, exception)``; the value of a part is the list of its pickled items."""
@@ -164,7 +193,7 @@ class Caller(Protocol):
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]
 """Index, positional and keyword arguments of one input."""
 
-CallKind = Literal["remote", "map", "spawn", "stream"]
+CallKind = Literal["remote", "map", "spawn", "spawn_map", "stream"]
 
 
 class FunctionRef(Protocol):

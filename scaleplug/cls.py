@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-RESERVED = {"autoscaler", "update_autoscaler"}
+RESERVED = {"autoscaler", "update_autoscaler", "get_current_stats"}
 
 
 class Cls(Generic[T]):
@@ -380,6 +380,7 @@ class Obj(Generic[T]):
         self._pool = pool
         self.autoscaler = pool.autoscaler
         self.update_autoscaler = pool.update_autoscaler
+        self.get_current_stats = pool.get_current_stats
 
     def __repr__(self) -> str:
         return repr(self._pool)

@@ -22,7 +22,7 @@ from celery.result import AsyncResult, EagerResult, denied_join_result
 from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
-from scaleplug.abc import Caller, CallKind
+from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
@@ -43,6 +43,7 @@ from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
+from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
 from scaleplug.transport import Transport, exhausted
 
@@ -185,8 +186,8 @@ class Function(Autoscaled, Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
-    for many inputs; ``remote_gen`` gives the items of a generator function; ``local`` runs it here. ``delay``,
-    ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
+    for many inputs, ``spawn_map`` without waiting; ``remote_gen`` gives the items of a generator function; ``local``
+    runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
     """
 
     def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
@@ -219,6 +220,7 @@ class Function(Autoscaled, Generic[P, R]):
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
         self.remote_gen: StreamMethod[P, R] = StreamMethod(self, self._caller, self._check_stream)
+        self.spawn_map: Method[..., FunctionCall[R]] = Method(self._spawn_map, self._spawn_map_aio)
 
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
@@ -378,6 +380,11 @@ class Function(Autoscaled, Generic[P, R]):
             raise InvalidError(f"{self.title} is a method: the autoscaler is that of the object it belongs to")
         return super().change(changes)
 
+    def _stats(self) -> FunctionStats:
+        if self.owner is not self:
+            raise InvalidError(f"{self.title} is a method: get_current_stats is that of the object it belongs to")
+        return super()._stats()
+
     # -- Celery's own calls ----------------------------------------------------------------------------------------
 
     @property
@@ -468,13 +475,13 @@ class Function(Autoscaled, Generic[P, R]):
         self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         caller.send(self, call, [(0, args, kwargs)], kind="spawn")
-        return FunctionCall(call, self._caller, self.full_name)
+        return FunctionCall(call, self._caller, self.full_name, 1)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
-        return FunctionCall(call, self._caller, self.full_name)
+        return FunctionCall(call, self._caller, self.full_name, 1)
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
@@ -557,9 +564,7 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _start_map(self, inputs: Inputs, order: bool, exceptions: bool, wrap: bool | None) -> Map[R]:
         self.needs_one_result(".map(), .starmap() and .for_each()")
-        kwargs: Any = inputs.kwargs
-        if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
-            raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
+        _check_kwargs(inputs.kwargs)
         options = MapOptions(
             order_outputs=order,
             return_exceptions=exceptions,
@@ -589,6 +594,32 @@ class Function(Autoscaled, Generic[P, R]):
             *input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
         ):
             pass
+
+    def _spawn_map(self, *input_iterators: Iterable[Any], kwargs: Mapping[str, Any] = {}) -> FunctionCall[R]:
+        """Send all inputs, one iterator per argument, and return one call that holds them, without waiting for results.
+
+        ``get(index=...)`` and ``iter()`` of the call give the results. While the function has as many pending inputs
+        as it may, this waits. If an iterator fails, what was sent is cancelled.
+        """
+        inputs, caller, call = self._inputs_to_spawn(input_iterators, kwargs), self._caller(), _new_call()
+        if not inputs.plain:
+            raise InvalidError(f"{inputs.name}() has inputs that only an event loop can read: use spawn_map.aio(...)")
+        count = SpawnMap(self, caller, call, inputs).run()
+        return FunctionCall(call, self._caller, self.full_name, count)
+
+    async def _spawn_map_aio(
+        self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: Mapping[str, Any] = {}
+    ) -> FunctionCall[R]:
+        inputs, caller, call = self._inputs_to_spawn(input_iterators, kwargs), self._caller(), _new_call()
+        count = await SpawnMap(self, caller, call, inputs).run_aio()
+        return FunctionCall(call, self._caller, self.full_name, count)
+
+    def _inputs_to_spawn(self, input_iterators: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+        self.needs_one_result(".spawn_map()")
+        if not input_iterators:
+            raise InvalidError(f"{self.full_name}.spawn_map() needs at least one iterator of inputs")
+        _check_kwargs(kwargs)
+        return Inputs(f"{self.full_name}.spawn_map", input_iterators, kwargs)
 
     def _caller(self) -> Caller:
         return self.app.caller_of(self.owner)
@@ -668,6 +699,11 @@ def _value(found: tuple[bool, Any]) -> Any:
 def _try_cancel(caller: Caller, function: str, call: str) -> None:
     with contextlib.suppress(Exception):  # the exception under way says more
         caller.cancel(function, call, tell=False)
+
+
+def _check_kwargs(kwargs: Any) -> None:
+    if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
+        raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
 
 
 def _spread(name: str, row: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -3,7 +3,8 @@
 
 All start with ``scaleplug:NAMESPACE:``. ``FN`` is a function's full name (``app.function``), ``ID`` an input's id
 (its Celery task id), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling
-process. The Lua scripts build the same names from the prefix; this table holds for both.
+process, ``I`` an input's index in its call. The Lua scripts build the same names from the prefix; this table
+holds for both.
 
 | key | type | what it holds | written by | read by | goes when |
 |---|---|---|---|---|---|
@@ -43,10 +44,10 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | apps | hash | app -> signed version, time and state of its deployment (JSON) | deploy, stop | callers, people | never |
 | deploying:app | string | lock of the deployment under way | deploy | deploy | 30 s |
 | retiring | set | FN that take no new inputs and go when the last one has ended | deploy, stop, controller | scripts, controller | they are gone |
-| call:CALL | string | FN of a spawned call | callers | FunctionCall | result_ttl |
-| result:CALL | string | signed outcome of a spawned call | containers | FunctionCall | result_ttl |
-| ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
-| watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
+| call:CALL | hash | of a spawned call: fn, inputs, and once it is so: over, cancelled; open while inputs are added | scripts | FunctionCall, scripts | 1 day after its results |
+| results:CALL | hash | I -> ``+`` and the signed outcome, or ``-`` and the reason why there is none | scripts | FunctionCall | result_ttl after the last input's end |
+| watchers:CALL:I | set | P that wait for an input of a spawned call | FunctionCall | scripts | 1 day |
+| large:CALL | set | the large outcomes (outcome:CALL:INDEX:R) to which a spawned call's results refer | scripts | scripts | with the results |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
 | granted:CALL | string | the last part of a stream that its consumer has begun to read | callers | scripts | stream ends |
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |

@@ -11,6 +11,9 @@ from importlib import resources
 from typing import Any, Final
 
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import ConfigurationError, NotFoundError
 from scaleplug.keys import Keys
@@ -18,6 +21,9 @@ from scaleplug.keys import Keys
 LEASE_SECONDS: Final = 4.0
 DECISIONS_KEPT: Final = 200
 LOG_LINES_KEPT: Final = 10_000
+SHORT_QUEUE: Final = 5_000
+"""Queues up to this length are rewritten in one go when a call is cancelled (``cancel.lua``)."""
+DROP_SLICE: Final = 500
 
 
 def _script_text(name: str, flags: bool) -> str:
@@ -28,6 +34,15 @@ def _script_text(name: str, flags: bool) -> str:
         head, rest = "#!lua", text
     # Redis 6.2 knows no flags; the line would be a syntax error there.
     return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
+
+
+def _packed(messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
+    """Return the messages as one argument, a line each, where none has line ends: the client sends it in one go."""
+    try:
+        lines = "\n".join(messages).encode()  # type: ignore[arg-type]  # bytes are told by the error
+    except TypeError:
+        return messages
+    return (lines,) if lines.count(b"\n") == len(messages) - 1 else messages
 
 
 def _str(value: Any) -> str:
@@ -62,6 +77,35 @@ class Part:
     number: int
     items: int
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What :meth:`Store.submit` is to write down of a spawned call."""
+
+    call: str
+    """Its id; several, with a space between them, are calls of one message each."""
+    keep: float
+    """Seconds that its results are kept."""
+    before: int = 0
+    """Inputs that it had before."""
+    more: bool = False
+    """Whether it gets others, until :meth:`Store.complete`."""
+
+    def arguments(self) -> tuple[str, int, int, int]:
+        """Return the script's arguments."""
+        return self.call, int(self.keep), self.before, int(self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What :meth:`Store.watch` says; an end is ``+`` and the outcome, or ``-`` and the reason why there is none."""
+
+    function: str
+    inputs: int
+    over: bool
+    cancelled: bool
+    ends: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +185,7 @@ class Store:
 
     # -- callers ---------------------------------------------------------------------------------------------------
 
-    def submit(  # noqa: PLR0913  # what the script takes
+    def submit(  # what the script takes
         self,
         function: str,
         messages: Sequence[str | bytes],
@@ -149,16 +193,54 @@ class Store:
         most_pending: int,
         most_total: int = 0,
         partial: bool = False,
-        record: str = "",
-        record_seconds: float = 0,
+        record: Record | None = None,
         drafts: Sequence[str] = (),
     ) -> Admission:
         """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``.
 
         ``drafts`` names the large arguments of the first messages, with '' for those that have none.
         """
-        args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
-        return Admission(*(int(n) for n in self._admit("submit", *args, *messages, drafts=drafts)))
+        spawned = record or Record("", 0)
+        args = (function, most_pending, most_total, int(partial), *spawned.arguments(), len(messages))
+        return Admission(*(int(n) for n in self._admit("submit", *args, *_packed(messages), drafts=drafts)))
+
+    def submit_part(
+        self, function: str, messages: Sequence[str], record: Record, *, most_pending: int
+    ) -> Callable[[], Admission]:
+        """Begin to submit as many of a spawned call's messages as fit; what is returned waits for the answer.
+
+        It must be called. Others can be made while Redis is busy with these.
+        """
+
+        def again() -> Admission:
+            return self.submit(function, messages, most_pending=most_pending, partial=True, record=record)
+
+        script, pool = self._scripts.get("submit"), self.client.connection_pool
+        if script is None:  # not known to Redis yet
+            return again
+        link = pool.get_connection()
+        args = (self._marked(function), most_pending, 0, 1, *record.arguments(), len(messages), *_packed(messages))
+
+        def answer() -> Admission:
+            try:
+                found = Admission(*(int(n) for n in link.read_response()))
+                return found if found.accepted >= 0 else again()  # it is to be registered again
+            except (NoScriptError, RedisConnectionError, RedisTimeoutError):  # an input that came twice ends once
+                return again()
+            finally:
+                pool.release(link)
+
+        try:
+            link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+        except BaseException:
+            link.disconnect()
+            pool.release(link)
+            raise
+        return answer
+
+    def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
+        """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
+        self._run("complete", function, call, inputs, int(keep))
 
     def delay(
         self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
@@ -167,9 +249,12 @@ class Store:
         result = self._admit("delay", function, most_pending, repr(due), message, drafts=drafts)
         return Admission(*(int(n) for n in result))
 
+    def _marked(self, function: str) -> str:
+        return f"!{function}" if self.inside and function.startswith(f"{self.inside}.") else function
+
     def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
         """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
-        marked = f"!{function}" if self.inside and function.startswith(f"{self.inside}.") else function
+        marked = self._marked(function)
         answer = self._run(script, marked, *args, **options)
         if int(answer[0]) < 0:
             self.register_again(function)
@@ -188,10 +273,23 @@ class Store:
         removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
         return int(removed), int(told)
 
-    def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool, str]:
-        """Return (outcome, function, cancelled, reason if none) of a spawned call; tell ``caller`` of its end."""
-        outcome, function, cancelled, ended = self._run("watch", call, caller)
-        return outcome or None, _str(function), bool(cancelled), _str(ended)
+    def drop(self, function: str, call: str, keep: float) -> int:
+        """Take the pending inputs of a cancelled spawned call off a long queue, in slices; return how many."""
+        if self.client.llen(self.keys.queue(function)) <= SHORT_QUEUE:
+            return 0  # the cancelling itself saw to it
+        first, dropped = 0, 0
+        while first >= 0:
+            removed, first = self._run("drop", function, call, int(keep), first, DROP_SLICE)
+            dropped += int(removed)
+        return dropped
+
+    def watch(self, call: str, index: int, most: int, caller: str) -> Watched:
+        """Look at a spawned call and the ends of its inputs from ``index`` on, without a gap, ``most`` of them.
+
+        Tell ``caller`` of the end of that first input, unless it is there.
+        """
+        function, inputs, over, cancelled, *ends = self._run("watch", call, index, most, caller)
+        return Watched(_str(function), int(inputs), bool(over), bool(cancelled), tuple(bytes(end) for end in ends))
 
     def take_now(self, container: str, epoch: int, function: str) -> bytes | None:
         """Take a message without waiting, also while Redis is out of memory: running inputs frees some."""

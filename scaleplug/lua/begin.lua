@@ -26,7 +26,7 @@ if epoch_of(container) ~= tonumber(epoch) then
   ring(fn)
   return {'stale'}
 end
-if call ~= '' and redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 then
+if call ~= '' and is_cancelled(call) then
   redis.call('LPOP', transit)
   forget(fn, id)
   deliver(call, ARGV[9], caller, tonumber(ARGV[8]), nil, 'cancelled')

@@ -13,7 +13,10 @@ redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', 1)
 count_time(fn, ARGV[5])
 if ARGV[6] == '1' then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', 1) end
 -- One that is kept lives as long as what refers to it; the caller renews one that it has not read yet.
-if KEYS[2] then accept(KEYS[2], tonumber(ARGV[10]) > 0 and ARGV[10] or 3600) end
-if ARGV[7] ~= '' and ARGV[11] ~= '' then deliver(ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11], nil) end
+local keep, large = tonumber(ARGV[10]), nil
+if KEYS[2] then large = accept(KEYS[2], keep == 0 and 3600 or nil) end
+if ARGV[7] ~= '' and ARGV[11] ~= '' and not deliver(ARGV[7], ARGV[8], ARGV[9], keep, ARGV[11], nil, large) and large then
+  redis.call('UNLINK', large)
+end
 now_idle(fn, container, epoch)
 return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 import cloudpickle
 from celery.exceptions import TaskPredicate
 
-from scaleplug.abc import CallKind, Event
+from scaleplug.abc import CallKind, Event, Look
 from scaleplug.blobs import check_size
 from scaleplug.errors import (
     ContainerCrashError,
@@ -104,8 +105,30 @@ class Spawned:
     """What is known of a spawned call."""
 
     function: str
-    event: Event | None = None
+    inputs: int = 0
+    open: bool = False  # more inputs may come
     cancelled: bool = False
+    events: dict[int, Event] = field(default_factory=dict)
+    over_at: float | None = None  # when the last of its inputs had ended
+
+    def put(self, event: Event) -> None:
+        """Note the end of an input."""
+        self.events.setdefault(event.index, event)
+        self.settle()
+
+    def settle(self) -> None:
+        """Note when all inputs have ended."""
+        if self.over_at is None and not self.open and len(self.events) >= self.inputs:
+            self.over_at = time.monotonic()
+
+    def look(self, index: int, most: int, keep: float) -> Look:
+        """Return what is known, results for ``keep`` seconds after the last end."""
+        if self.over_at is not None and time.monotonic() > self.over_at + keep:
+            self.events.clear()
+        ends: list[Event] = []
+        while len(ends) < most and index + len(ends) in self.events:
+            ends.append(self.events[index + len(ends)])
+        return Look(self.function, self.inputs, self.over_at is not None, self.cancelled, ends)
 
 
 class CrashError(BaseException):
@@ -135,7 +158,7 @@ def make(
         function.task.__header__(*args, **kwargs)
     payload = pickle_call(function.full_name, args, dict(kwargs))
     check_size(f"an argument of {function.full_name}", len(payload), process_config().max_payload)
-    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
+    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind in ("map", "spawn_map") else call)
 
 
 def settings_of(function: AnyFunction) -> FunctionSettings:

@@ -18,13 +18,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import cloudpickle
 from celery import current_task
 
 from scaleplug import function as function_module
-from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
+from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
 from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
 from scaleplug.cls import BoundMethod, Cls
@@ -83,7 +84,7 @@ class LocalRun:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._done: queue.SimpleQueue[tuple[LocalInput, bytes | None] | None] = queue.SimpleQueue()
-        self._open: dict[str, tuple[Callable[[Event], object], LocalInput | None]] = {}
+        self._open: dict[str, list[tuple[Callable[[Event], object], LocalInput | None]]] = {}
         self._queues: dict[AnyFunction, deque[LocalInput]] = {}
         self._running: list[LocalInput] = []
         self._waiting: list[tuple[float, LocalInput]] = []  # failed ones, with the time at which they run again
@@ -173,7 +174,7 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         owner = current.get()
         with self._lock:
-            self._open[call] = (put, owner)
+            self._open.setdefault(call, []).append((put, owner))
             if owner is not None:
                 owner.waits += 1  # others may run meanwhile: else functions that call functions would wait for ever
                 self._start_pending()
@@ -181,9 +182,14 @@ class LocalRun:
     def close(self, call: str) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
-            _, owner = self._open.pop(call, (None, None))
-            if owner is not None:
-                owner.waits -= 1
+            waiting, owner = self._open.get(call, []), current.get()
+            if waiting:
+                own = [place for place, (_, who) in enumerate(waiting) if who is owner]
+                _, who = waiting.pop(own[-1] if own else -1)
+                if who is not None:
+                    who.waits -= 1
+            if not waiting:
+                self._open.pop(call, None)
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
@@ -191,7 +197,7 @@ class LocalRun:
         function = self._here(function)
         self._load_code(function)
         made = [make(function, call, kind, *given) for given in inputs]
-        config, name, spawned = process_config(), function.full_name, kind == "spawn"
+        config, name, spawned = process_config(), function.full_name, kind in ("spawn", "spawn_map")
         most, total = (config.max_spawned, 0) if spawned else (config.max_pending, config.max_total)
         with self._lock:
             if self._ended:
@@ -200,11 +206,12 @@ class LocalRun:
             running, pending = self._running_of(function), len(waiting) + self._delayed_of(function)
             room = min(most - pending, total - pending - running if total else most)
             if len(made) > room:
-                if kind != "map":
+                if kind not in ("map", "spawn_map"):
                     raise exhausted(name, Admission(0, pending, running), most, total)
                 del made[max(0, room) :]
             if spawned:
-                self._spawned[call] = Spawned(name)
+                known = self._spawned.setdefault(call, Spawned(name, open=kind == "spawn_map"))
+                known.inputs += len(made)
             for item in made:
                 self._record(item)
             if call not in self._cancelled:  # a map may have been left while it sent this
@@ -246,11 +253,14 @@ class LocalRun:
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
+            gone: list[LocalInput] = []
             for queue in self._queues.values():
                 left = [item for item in queue if item.call != call]
                 if len(left) < len(queue):
+                    gone += (item for item in queue if item.call == call)
                     queue.clear()
                     queue.extend(left)
+            gone += (item for _, item in self._waiting if item.call == call)
             self._waiting = [(due, item) for due, item in self._waiting if item.call != call]
             self._cancelled.add(call)
             spawned, running = self._spawned.get(call), [item for item in self._running if item.call == call]
@@ -258,17 +268,39 @@ class LocalRun:
                 spawned.cancelled = True
             for item in running:
                 self._give_up(item, InputCancelledError(f"{item.id} was cancelled while it ran"))
-            if tell and not running and call in self._open:
-                self._open[call][0](Event(0, None, "cancelled"))
+            for item in gone if tell else ():
+                self._tell(call, Event(item.index, None, "cancelled"))
             self._changed.notify_all()
 
-    def look(self, call: str, *, watch: bool) -> Look:  # noqa: ARG002  # here everybody who waits is told
+    def _tell(self, call: str, event: Event) -> None:
+        """Keep the end of an input, and tell who waits for it; the lock is held."""
+        if call in self._spawned:
+            self._spawned[call].put(event)
+        for put, _ in self._open.get(call, ()):
+            put(event)
+
+    def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._lock:
+            spawned = self._spawned.setdefault(call, Spawned(function.full_name))
+            spawned.inputs, spawned.open = inputs, False
+            spawned.settle()
+
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:  # noqa: ARG002  # all are told
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
             spawned = self._spawned.get(call)
-        if spawned is None:
-            return Look(None, "", False)
-        return Look(spawned.event, spawned.function, spawned.cancelled)
+            if spawned is None:
+                return Look("", 0, False, False)
+            return spawned.look(index, most, process_config().result_ttl)
+
+    def stats(self, function: str, *, max_inputs: int) -> FunctionStats:
+        """See :class:`scaleplug.abc.Caller`; the containers are as many as the running inputs need."""
+        with self._lock:
+            pending = sum(item.function.full_name == function for item in self._not_begun())
+            running = sum(item.function.full_name == function for item in self._running)
+        containers = -(-running // max_inputs)
+        return FunctionStats(pending, containers, running, containers * max_inputs - running)
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""
@@ -288,8 +320,8 @@ class LocalRun:
     def pass_on(self, item: LocalInput, event: Event) -> None:
         """Give a part of a stream to who waits for it; nobody does when the input has ended."""
         with self._lock:
-            if not item.ended and item.call in self._open:
-                self._open[item.call][0](event)
+            for put, _ in () if item.ended else self._open.get(item.call, ()):
+                put(event)
 
     def drop(self, event: Event) -> None:
         """See :class:`scaleplug.abc.Caller`: here nothing is kept anywhere else."""
@@ -502,11 +534,7 @@ class LocalRun:
             return
         item.ended = True
         self._running.remove(item)
-        event, spawned = Event(item.index, outcome), self._spawned.get(item.call)
-        if spawned is not None:
-            spawned.event = event
-        if item.call in self._open:
-            self._open[item.call][0](event)
+        self._tell(item.call, Event(item.index, outcome))
         self._start_pending()
         self._changed.notify_all()
 
@@ -517,9 +545,10 @@ class LocalRun:
 
     def _interrupt(self, item: LocalInput) -> None:
         item.given_up.set()
-        for call, (put, owner) in self._open.items():
-            if owner is item:
-                put(Event(-1, None, f"cancelled: {call}"))
+        for call, waiting in self._open.items():
+            for put, owner in waiting:
+                if owner is item:
+                    put(Event(-1, None, f"cancelled: {call}"))
         if item.task is not None:
             with contextlib.suppress(RuntimeError):  # its loop has just ended
                 item.task.get_loop().call_soon_threadsafe(item.task.cancel)
@@ -541,7 +570,7 @@ class LocalRun:
             self._waiting.clear()
             for item in left:
                 self._give_up(item, InputCancelledError(f"{item.id} was cancelled: the local run is over"))
-            for put, _ in self._open.values():
+            for put, _ in chain.from_iterable(self._open.values()):
                 put(Event(-1, None, "cancelled"))
             self._changed.notify_all()
             self._done.put(None)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import scaleplug
-from scaleplug import mapping
+from scaleplug import FunctionCall, mapping
 from scaleplug.blobs import Drafts, Pickled, argument_key
 from scaleplug.errors import (
     ExecutionError,
@@ -25,6 +25,7 @@ from scaleplug.errors import (
     OutputExpiredError,
     ResourceExhausted,
 )
+from scaleplug.store import Record
 from tests.contract.sides import limits
 from tests.helpers import wait_until
 from tests.integration import jobs
@@ -268,6 +269,59 @@ def test_what_only_turns_out_to_be_large_when_it_is_pickled(surroundings: Surrou
 class Hidden:
     def __reduce__(self) -> tuple[Any, ...]:
         return bytes, (DATA,)
+
+
+def test_large_results_of_a_spawn_map_live_and_go_with_the_others(surroundings: Surroundings, tmp_path: Path) -> None:
+    store = surroundings.store
+
+    def ttls(call: FunctionCall[Any]) -> list[int]:
+        names = [name for name in kept(surroundings) if name.startswith(f"outcome:{call.object_id}:")]
+        return [store.client.ttl(store.keys.prefix + name) for name in names]
+
+    with limits(result_ttl=2):
+        call = jobs.echo.spawn_map([DATA] * 3, ["", "", str(tmp_path)])
+        assert [call.get(timeout=20, index=index) for index in (0, 1)] == [DATA] * 2
+        assert ttls(call) == [-1, -1]  # the third is not over, however long it takes
+        (tmp_path / "go").touch()
+        assert call.get(timeout=20, index=2) == DATA
+        assert all(0 <= ttl <= 2 for ttl in ttls(call))
+        gone(surroundings)
+        wait_until(lambda: not store.client.exists(store.keys.of("large", call.object_id)), 10, "the list is gone too")
+        with pytest.raises(OutputExpiredError):
+            call.get(index=0)
+
+
+def test_a_cancelled_spawn_map_leaves_no_large_arguments(
+    surroundings: Surroundings, tmp_path: Path, busy: Callable[[], None]
+) -> None:
+    call = jobs.held_digest.spawn_map([str(tmp_path)] * 3, ["a", "b", "c"], [DATA] * 3)
+    assert kept(surroundings) == {f"argument:{call.object_id}:{index}" for index in range(3)}
+    call.cancel()
+    gone(surroundings)
+    with pytest.raises(InputCancelledError):
+        call.get(timeout=20, index=2)
+
+
+def test_a_second_large_end_of_a_kept_input_is_deleted(surroundings: Surroundings) -> None:
+    store, name, blobs = surroundings.store, "jobs.nobody", surroundings.caller.blobs
+    store.client.hset(store.keys.functions, name, "")
+    store.submit(name, ["message"], most_pending=10, record=Record("fc-again", 60))
+    reply = {"call": "fc-again", "index": 0, "caller": "", "keep": 60}
+    for end in ("first", "second"):
+        store.connect("e", name, 0, 0, ())
+        epoch = int(store.client.hget(store.keys.of("container", "e"), "epoch"))
+        if not store.take_now("e", epoch, name):
+            store.client.lpush(store.keys.transit("e", epoch), "message")
+        store.begin("e", epoch, name, "id", 60, reply)
+        draft = f"outcome:fc-again:0:{end}"
+        blobs.write(draft, Pickled((memoryview(DATA),)), keep=True)
+        assert store.finish(
+            "e", epoch, name, "id", seconds=1.0, failed=False, reply=reply, outcome=end.encode(), draft=draft
+        )
+    assert kept(surroundings) == {"outcome:fc-again:0:first"}
+    blobs.drop("outcome:fc-again:0:first")
+    store.leave("e", name, "the test is over")
+    store.client.hdel(store.keys.functions, name)
 
 
 # -- nothing unverified is read ------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def test_what_is_the_same_as_elsewhere_is_there():
     def function_(x: int) -> int:
         return x
 
-    known = {*dir(function_), *function, *call, "aio", "get", "cancel", "object_id"}
+    known = {*dir(function_), *function, *call, "aio", "get", "iter", "num_inputs", "cancel", "object_id"}
     assert set(methods) <= known
     parameters = {*inspect.signature(scaleplug.App.function).parameters, *inspect.signature(function_._map).parameters}
     named = re.findall(r"`(\w+)`", table)
