@@ -21,9 +21,11 @@ from benchmarks import (
     decision,
     idle,
     kill,
+    large_values,
     memory,
     report,
     round_trip,
+    settings,
     short_inputs,
     streams,
 )
@@ -39,8 +41,10 @@ MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
     "decision": decision.measure,
     "idle": idle.measure,
     "round_trip": round_trip.measure,
+    "settings": settings.measure,
     "streams": streams.measure,
     "aio_calls": aio_calls.measure,
+    "large_values": large_values.measure,
 }
 LIMIT = 180.0
 """Seconds that one measurement may take."""

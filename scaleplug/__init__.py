@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from scaleplug.abc import FunctionStats
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
-    from scaleplug.cls import Cls, enter, exit, method, parameter  # noqa: A004  # the field's word
+    from scaleplug.cls import Cls
     from scaleplug.concurrency import batched, concurrent
     from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         UserCodeException,
     )
     from scaleplug.function import Function
+    from scaleplug.marks import enter, exit, method, parameter  # noqa: A004  # the field's word
     from scaleplug.schedules import Cron, Period
     from scaleplug.settings import AutoscalerSettings, Retries
 
@@ -35,6 +37,7 @@ __all__ = [
     "Error",
     "Function",
     "FunctionCall",
+    "FunctionStats",
     "InputCancellation",
     "InvalidError",
     "Period",
@@ -63,9 +66,10 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         "Period": "schedules",
         "batched": "concurrency",
         "concurrent": "concurrency",
-        **dict.fromkeys(("enter", "exit", "method", "parameter"), "cls"),
+        **dict.fromkeys(("enter", "exit", "method", "parameter"), "marks"),
         "Function": "function",
         "FunctionCall": "call",
+        "FunctionStats": "abc",
         "Retries": "settings",
         "current_function_call_id": "context",
         "current_input_id": "context",

@@ -56,6 +56,10 @@ class ContainerExit:
     """Whether it had been asked to leave."""
 
 
+EXIT_OUTDATED = 72
+"""Exit status of a container that was asked for newer code than it has."""
+
+
 class ContainerBackend(Protocol):
     """Starts and stops containers and knows, not guesses, when one is gone."""
 
@@ -81,7 +85,7 @@ class ContainerBackend(Protocol):
         """Let go of the backend without touching its containers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Event:
     """What reaches the caller of an input: its end, sealed or a plain reason without that, or a part of a stream."""
 
@@ -92,6 +96,8 @@ class Event:
     """The number of a part of a stream, from 0; ``None`` for the end of an input."""
     attempt: int = 0
     """The run of the input that sent the part."""
+    large: bool = False
+    """The outcome only tells where the value is: reading it takes a while, and is for a thread that may block."""
 
     def context(self, call: str) -> str:
         """Return what the outcome must have been signed for."""
@@ -103,10 +109,27 @@ class Event:
 class Look:
     """What is known of a spawned call now."""
 
-    event: Event | None
     function: str
     """Full name; empty when nothing is known of the call."""
+    inputs: int
+    over: bool
+    """All inputs have ended; those without an event are no longer kept."""
     cancelled: bool
+    events: Sequence[Event] = ()
+    """The ends of inputs, from the one asked for on, up to the first that runs still."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStats:
+    """What a function has at one moment."""
+
+    backlog: int
+    """Inputs that no container has taken: pending, and waiting for their time."""
+    num_total_runners: int
+    """Containers: starting, idle and busy."""
+    num_running_inputs: int
+    input_headroom: int
+    """Inputs that the containers which are ready could take at once."""
 
 
 class Caller(Protocol):
@@ -116,6 +139,9 @@ class Caller(Protocol):
     and what they are asked for is done in that order. The others may block.
     """
 
+    met: dict[str, Any]
+    """What was called through it and is known where it sends to, by the name of its pool."""
+
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""
 
@@ -123,7 +149,10 @@ class Caller(Protocol):
         """Stop giving them."""
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
-        """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map."""
+        """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map.
+
+        Those of a ``spawn_map`` are numbered from 0 over all its sends, and :meth:`complete` comes last.
+        """
 
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """Lay changes over a function's settings (``None`` takes one away); return those in force."""
@@ -139,8 +168,17 @@ class Caller(Protocol):
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
-    def look(self, call: str, *, watch: bool) -> Look:
-        """Return what is known of a spawned call; ``watch`` asks to be told of its end."""
+    def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
+        """Say that a ``spawn_map`` call has all its ``inputs``."""
+
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+        """Return what is known of a spawned call and of ``most`` inputs from ``index`` on.
+
+        ``watch`` asks to be told of the end of the input ``index``, if that is not there yet.
+        """
+
+    def stats(self, function: str, *, max_inputs: int) -> FunctionStats:
+        """Return what a function has now, each of whose containers runs up to ``max_inputs`` at once."""
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """Return ``(True, value)`` or ``(False, exception)``; the value of a part is the list of its pickled items."""
@@ -148,11 +186,14 @@ class Caller(Protocol):
     def grant(self, call: str, part: int | None) -> bool:
         """Tell a stream's producer that a part is read, ``None`` that nothing more is; False: it can't be told now."""
 
+    def drop(self, event: Event) -> None:
+        """Let go of a large outcome that nobody will read."""
+
 
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]
 """Index, positional and keyword arguments of one input."""
 
-CallKind = Literal["remote", "map", "spawn"]
+CallKind = Literal["remote", "map", "spawn", "spawn_map", "stream"]
 
 
 class FunctionRef(Protocol):
@@ -164,3 +205,6 @@ class FunctionRef(Protocol):
 
     def make_known(self, caller: Caller) -> None:
         """Make sure that a controller knows the function; may block."""
+
+    def needs_kind(self, kind: CallKind) -> None:
+        """Refuse a call of another kind than the function's; raises InvalidError."""

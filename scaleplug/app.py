@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import os
 import sys
 import threading
-import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from celery import Celery
 
+from scaleplug import here
 from scaleplug.abc import Caller
 from scaleplug.call import Method
 from scaleplug.client import RedisCaller
 from scaleplug.cls import Cls
 from scaleplug.concurrency import together, unmark
-from scaleplug.deployment import Deployment, deploy, put_code, seal_code
-from scaleplug.deployment import find as find_deployment
+from scaleplug.definitions import check_callable_alone, check_importable, name_of_caller, same_place, source_of
+from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
-from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, NotFoundError, SerializationError
+from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError
 from scaleplug.function import Function, check_retries, check_signature, make_task
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
-from scaleplug.registry import Registration, Source, lookup
+from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.schedules import Schedule, check_schedule
-from scaleplug.serializer import NAME, use_keyring
+from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
 from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
 from scaleplug.store import Store, require_url
@@ -49,12 +45,6 @@ class FunctionDecorator(Protocol):
     def __call__(self, raw: Callable[P, R], /) -> Function[P, R]: ...
 
 
-_apps: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
-_living: weakref.WeakSet[App] = weakref.WeakSet()
-_lock = threading.RLock()
-_callers: dict[tuple[int, Config], Caller] = {}
-
-
 class App:
     """A named set of functions.
 
@@ -63,9 +53,11 @@ class App:
     the file's name is taken.
     """
 
+    _is_here = True
+
     def __init__(self, name: str | None = None, *, celery: Celery | None = None, redis_url: str | None = None) -> None:
         if name is None:
-            name = _name_of_caller(sys._getframe(1).f_globals)
+            name = name_of_caller(sys._getframe(1).f_globals)
         self.name = check_name("the App's name", name)
         if celery is not None and not isinstance(celery, Celery):
             raise InvalidError(f"celery must be a celery.Celery app, not {celery!r}")
@@ -77,16 +69,10 @@ class App:
         self.entrypoints: dict[str, LocalEntrypoint] = {}
         self._source: Source | None = None
         self._bound = ""
-        self._make_known()
         if self.redis_url is not None:
             self._bind()
         self.deploy: Method[[], Deployment] = Method(self._deploy, self._deploy_aio)
-        _living.add(self)
-        if _twin is not None:
-            _run_eagerly(self.celery)
-
-    def _make_known(self) -> None:
-        _apps[self.name] = self
+        here.add_app(self, by_name=self._is_here)
 
     def __repr__(self) -> str:
         return f"<App {self.name} of {len(self.functions)} functions and {len(self.classes)} classes>"
@@ -167,13 +153,10 @@ class App:
             raise InvalidError(f"@app.function() goes on a function made with def, which {raw!r} is not")
         given = check_name("the function's name", name if name is not None else raw.__name__)
         if schedule is not None:
-            _check_callable_alone(f"{self.name}.{given}", raw)
+            check_callable_alone(f"{self.name}.{given}", raw)
         check_retries(f"{self.name}.{given}", raw, settings)
-        if not serialized and "." in raw.__qualname__:
-            raise InvalidError(
-                f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "
-                "move it there, or use @app.function(serialized=True)"
-            )
+        if not serialized:
+            check_importable(raw, "@app.function")
         self._check_free(given, raw)
         function = Function(self, raw, given, settings, serialized=serialized, schedule=schedule)
         self.functions[given] = function
@@ -181,7 +164,7 @@ class App:
 
     def _check_free(self, name: str, raw: Any) -> None:
         known = self.named(name)
-        if known is not None and not _same_place(known.raw, raw):
+        if known is not None and not same_place(known.raw, raw):
             kind = "function" if isinstance(known, Function) else "class"
             raise InvalidError(
                 f"the app {self.name!r} has a {kind} {name!r} already ({known.__module__}): use name= for one of them"
@@ -233,11 +216,8 @@ class App:
         if not inspect.isclass(raw):
             raise TypeError(f"@app.cls() goes on a class, not on {raw!r}")
         name = check_name("the class's name", raw.__name__)
-        if not serialized and "." in raw.__qualname__:
-            raise InvalidError(
-                f"{raw.__qualname__} is not at the top level of its module, so a container can't import it: "
-                "move it there, or use @app.cls(serialized=True)"
-            )
+        if not serialized:
+            check_importable(raw, "@app.cls")
         self._check_free(name, raw)
         made = self.classes[name] = Cls(self, raw, name, settings, serialized=serialized)
         return made
@@ -310,26 +290,16 @@ class App:
 
     def caller(self) -> Caller:
         """Return what carries this process's calls."""
-        if _twin is not None:
-            return _twin
-        if _importing:
+        if here.twin() is None and here.is_importing():
             raise ExecutionError(
                 f"a function of {self.name!r} was called while a container imports the file that defines it: "
                 "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
             )
-        config = self.config
-        key = (os.getpid(), config)
-        with _lock:
-            caller = _callers.get(key)
-            if caller is None:
-                require_url(config.redis_url)
-                for stale in [k for k in _callers if k[0] != os.getpid()]:
-                    del _callers[stale]  # this process was forked: it needs connections and an inbox of its own
-                made = RedisCaller(config)
-                use_keyring(made.keyring)
-                caller = _callers[key] = made
-            self._bind()
-            return caller
+        caller = here.twin() or here.caller_for(self.config)
+        if isinstance(caller, RedisCaller):
+            with here.lock:
+                self._bind()
+        return caller
 
     def ready_for_calls(self, owner: Owner, *, again: bool = False) -> Caller:
         """Return the caller, after making sure that the registry knows a function; ``again``, since it had not."""
@@ -339,7 +309,7 @@ class App:
 
     def caller_of(self, owner: Owner) -> Caller:
         """Return what carries a function's calls; it makes the function known when it sends. Never blocks."""
-        if _twin is None and self.celery.conf.task_always_eager:
+        if here.twin() is None and self.celery.conf.task_always_eager:
             raise ConfigurationError(
                 f"task_always_eager is on, so {owner.base_name} can only be called as a Celery task: "
                 "run the code inside scaleplug.testing.local(), or turn it off"
@@ -348,55 +318,31 @@ class App:
 
     def make_known(self, caller: Caller, owner: Owner, *, again: bool = False) -> None:
         """Make sure that the registry knows a function; may block."""
-        if isinstance(caller, RedisCaller):
-            known = caller.store.registered
-            if again or known.get(owner.full_name) is not owner:
-                self._register_unknown(caller, owner)
-                known[owner.full_name] = owner
-
-    def _register_unknown(self, caller: RedisCaller, owner: Owner) -> None:
-        """Register a pool that the registry doesn't know as it is here.
-
-        What was deployed stays as it is; of what nobody deployed, the last one to come knows best.
-        """
-        store, keyring = caller.store, caller.keyring
-        rows = store.registry({owner.base_name, owner.full_name})
-        base = self._registered_base(caller, owner, rows.get(owner.base_name))
-        wanted, known = owner.variant(base), rows.get(owner.full_name)
-        with contextlib.suppress(SerializationError):
-            if known and not known[2] and Registration.unseal(keyring, owner.full_name, known[0]) == wanted:
-                return
-        if wanted is not base:
-            store.put_functions({owner.full_name: wanted.seal(keyring)}, {owner.full_name: wanted.version})
-
-    def _registered_base(
-        self, caller: RedisCaller, owner: Owner, row: tuple[bytes, bytes | None, bool] | None
-    ) -> Registration:
-        """Return what an owner's function or class is registered as, after registering it where it isn't."""
-        store, keyring, mine = caller.store, caller.keyring, owner.registration()
-        known: Registration | None = None
-        deployment = find_deployment(store, keyring, self.name)
-        if deployment is not None and deployment.stopped:
-            raise NotFoundError(f"the app {self.name!r} was stopped: 'scaleplug deploy' brings it back")
-        with contextlib.suppress(SerializationError):  # of another secret, or of a version to come
-            known = Registration.unseal(keyring, owner.base_name, row[0]) if row and not row[2] else None
-        if mine is None or (known is not None and known.deployed):
-            return known or lookup(store, keyring, self.name, owner.base_name.removeprefix(f"{self.name}."))
-        if mine.serialized:
-            version, sealed = seal_code(keyring, owner)
-            mine = replace(mine, version=version)
-            if known != mine:
-                put_code(store, owner.base_name, version, sealed)
-        if known != mine:
-            store.put_functions({owner.base_name: mine.seal(keyring)}, {owner.base_name: mine.version})
-        return mine
+        known = caller.met.get(owner.full_name)
+        if again or known is None or known.made_of != owner.made_of:
+            if isinstance(caller, RedisCaller):
+                make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
+            caller.met[owner.full_name] = owner
+        elif known is not owner and known.callables is not None:
+            owner.learn(known.callables)
 
     def look_up(self, name: str) -> Registration:
         """Return the registration of a function or class; raises NotFoundError."""
         caller = self.caller()
-        if not isinstance(caller, RedisCaller):
-            raise ExecutionError("this app runs in a test twin, which has no registry")
-        return lookup(caller.store, caller.keyring, self.name, name)
+        if isinstance(caller, RedisCaller):
+            return lookup(caller.store, caller.keyring, self.name, name)
+        registration = self.find_here(name).registration()
+        assert registration is not None
+        return registration
+
+    def find_here(self, name: str) -> Function[Any, Any] | Cls[Any]:
+        """Return the function or class that this process's App of the same name has; raises NotFoundError."""
+        app = here.find_app(self.name)
+        made = None if app is None else app.named(name)
+        if made is None:
+            ours = [*app.functions, *app.classes] if app is not None else []
+            raise not_found(self.name, name, ours, [a.name for a in here.known_apps()])
+        return made
 
     # -- deployments -----------------------------------------------------------------------------------------------
 
@@ -419,7 +365,7 @@ class App:
     def source(self) -> Source:
         """Return where a container imports this app from."""
         if self._source is None:
-            self._source = _find_source(self)
+            self._source = source_of([*self.functions.values(), *self.classes.values()])
         return self._source
 
     def set_source(self, source: Source) -> None:
@@ -456,7 +402,13 @@ class App:
         return [*self.functions.values(), *self.classes.values()]
 
     def register(self) -> None:
-        """Write what isn't deployed into the registry, so that a controller starts containers for it."""
+        """Write what isn't deployed into the registry, so that a controller starts containers for it.
+
+        An app that was stopped is there again; one that is deployed stays as it was deployed.
+        """
+        caller = self.caller()
+        if isinstance(caller, RedisCaller) and not revive(caller.store, caller.keyring, self.name):
+            return
         for owner in self.owners():
             self.ready_for_calls(owner)
 
@@ -464,17 +416,12 @@ class App:
 class DeployedApp(App):
     """An app whose code isn't in this process: it is known by its name."""
 
-    def __init__(self, name: str) -> None:
-        self._known = False
-        super().__init__(name)
-
-    def _make_known(self) -> None:
-        """Don't stand for the app of that name in this process."""
+    _is_here = False
 
 
 def deployed_app(name: str) -> App:
     """Return the app of that name as others have registered it."""
-    with _lock:
+    with here.lock:
         app = _deployed.get(name)
         if app is None:
             app = _deployed[name] = DeployedApp(name)
@@ -484,63 +431,9 @@ def deployed_app(name: str) -> App:
 _deployed: dict[str, App] = {}
 
 
-def forget_callers(redis_url: str | None, *, lost: str = "") -> None:
-    """Let go of connections to a Redis that is about to end, or is ``lost``: then the calls that wait fail."""
-    with _lock:
-        for key in [k for k in _callers if k[1].redis_url == redis_url]:
-            caller = _callers.pop(key)
-            if isinstance(caller, RedisCaller):
-                caller.close_all()
-                if lost:
-                    caller.inbox.fail_all(lost)
-
-
-_importing = False
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Refuse calls inside: a file that is imported for its containers must not call them."""
-    global _importing  # noqa: PLW0603  # a zygote imports once, before it does anything else
-    _importing = True
-    try:
-        yield
-    finally:
-        _importing = False
-
-
-_twin: Caller | None = None
-_eager: weakref.WeakKeyDictionary[Celery, bool] = weakref.WeakKeyDictionary()
-"""Celery apps that a twin has made eager, and whether they had been so before."""
-
-
-def use_twin(twin: Caller | None) -> Caller | None:
-    """Let this process's calls go to ``twin`` (``scaleplug.testing``), or to Redis again; return the one before."""
-    global _twin
-    before, _twin = _twin, twin
-    if twin is not None:
-        for app in list(_living):
-            _run_eagerly(app.celery)
-    else:
-        for celery in list(_eager):
-            celery.conf.task_always_eager = _eager.pop(celery)
-    return before
-
-
-def _run_eagerly(celery: Celery) -> None:
-    """Let Celery's own calls run in this process, as long as there is a twin."""
-    _eager.setdefault(celery, bool(celery.conf.task_always_eager))
-    celery.conf.task_always_eager = True
-
-
-def find_app(name: str) -> App | None:
-    """Return this process's App of that name."""
-    return _apps.get(name)
-
-
 def find_function(app: str, name: str, options: Mapping[str, Any] = {}) -> Function[Any, Any]:
     """Return a Function of this process's apps, or of one that others have registered."""
-    found = _apps.get(app)
+    found = here.find_app(app)
     function = found.functions.get(name) if found is not None else None
     function = function or Function.from_name(app, name)
     return function._with(dict(options)) if options else function  # noqa: SLF001  # it is being unpickled
@@ -548,19 +441,14 @@ def find_function(app: str, name: str, options: Mapping[str, Any] = {}) -> Funct
 
 def find_class(app: str, name: str, options: Mapping[str, Any]) -> Cls[Any]:
     """Return a Cls of this process's apps, or of one that others have registered."""
-    found = _apps.get(app)
+    found = here.find_app(app)
     cls = (found.classes.get(name) if found is not None else None) or Cls.from_name(app, name)
     return cls._with(dict(options)) if options else cls  # it is being unpickled
 
 
-def known_functions() -> list[Function[Any, Any]]:
-    """Return the Functions of all this process's apps."""
-    return [function for app in list(_apps.values()) for function in app.functions.values()]
-
-
 def any_caller() -> Caller:
     """Return the caller of a process that has a call's id, but perhaps not its App."""
-    for app in list(_apps.values()):
+    for app in here.known_apps():
         return app.caller()
     return App("scaleplug-calls").caller()
 
@@ -578,13 +466,6 @@ def _own_celery(name: str) -> Celery:
     return celery
 
 
-def _name_of_caller(namespace: dict[str, Any]) -> str:
-    name = str(namespace.get("__name__", "app"))
-    if name == "__main__" and namespace.get("__file__"):
-        name = Path(str(namespace["__file__"])).stem
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name.rpartition(".")[2])[:64] or "app"
-
-
 def _redis_broker(celery: Celery) -> str | None:
     url = celery.conf.broker_url
     return url if isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://")) else None
@@ -593,46 +474,3 @@ def _redis_broker(celery: Celery) -> str | None:
 def _with_url(config: Config, url: str | None) -> Config:
     values = {name: getattr(config, name) for name in Config.knobs()}
     return Config(**{**values, "redis_url": url})
-
-
-def _same_place(one: Any, other: Any) -> bool:
-    """Whether a module was merely loaded twice (a reload, a notebook's cell run again)."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
-
-
-def _find_source(app: App) -> Source:
-    served: list[Function[Any, Any] | Cls[Any]] = [*app.functions.values(), *app.classes.values()]
-    for made in served:
-        if made.serialized or made.raw is None:
-            continue
-        module = sys.modules.get(made.raw.__module__)
-        file = getattr(module, "__file__", None)
-        if made.raw.__module__ == "__main__":
-            if file is None:
-                raise ConfigurationError(
-                    f"{made.base_name} was defined interactively, so a container can't import it: "
-                    "use serialized=True in its decorator"
-                )
-            return Source("file", str(Path(file).resolve()))
-        return Source("module", made.raw.__module__, _import_folder(made.raw.__module__, file))
-    return Source("none")
-
-
-def _check_callable_alone(name: str, raw: Callable[..., Any]) -> None:
-    required = [
-        p.name
-        for p in inspect.signature(raw).parameters.values()
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if required:
-        raise InvalidError(
-            f"{name} has a schedule, so it must be callable without arguments: give {', '.join(required)} a default"
-        )
-
-
-def _import_folder(module: str, file: str | None) -> str:
-    if file is None:
-        return str(Path.cwd())
-    path = Path(file).resolve()
-    depth = module.count(".") + (2 if path.name == "__init__.py" else 1)
-    return str(path.parents[depth - 1])

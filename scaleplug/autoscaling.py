@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from scaleplug.abc import Caller
+from scaleplug.abc import Caller, FunctionStats
 from scaleplug.call import Method
-from scaleplug.settings import AUTOSCALER, AutoscalerSettings, autoscaler_settings
+from scaleplug.settings import AUTOSCALER, AutoscalerSettings, FunctionSettings, autoscaler_settings
 
 
 class Unset:
@@ -75,6 +75,22 @@ class Autoscaled:
     def __init__(self) -> None:
         self.autoscaler = Autoscaler(self)
         self.update_autoscaler = Method(self._update_autoscaler, self._update_autoscaler_aio)
+        self.get_current_stats: Method[[], FunctionStats] = Method(self._get_current_stats, self._get_current_stats_aio)
+
+    @property
+    def pool_settings(self) -> FunctionSettings:
+        """Return the settings of its containers, as they are defined here."""
+        raise NotImplementedError
+
+    def _get_current_stats(self) -> FunctionStats:
+        """Return how many inputs wait and run, and what containers there are for them, now."""
+        return self._stats()
+
+    async def _get_current_stats_aio(self) -> FunctionStats:
+        return await asyncio.to_thread(self._get_current_stats)
+
+    def _stats(self) -> FunctionStats:
+        return self._caller().stats(self.full_name, max_inputs=self.pool_settings.max_inputs)
 
     def change(self, changes: Mapping[str, Any]) -> AutoscalerSettings:
         """Lay ``changes`` over the settings and return those in force; raises InvalidError where they don't fit."""

@@ -6,19 +6,23 @@ import asyncio
 import builtins
 import queue
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from scaleplug.abc import Caller, Event
+from scaleplug.abc import Caller, Event, Look
 from scaleplug.errors import InputCancelledError, InvalidError, NotFoundError, OutputExpiredError
 from scaleplug.loops import Wakeups, wakeups, warn_if_blocking
+from scaleplug.settings import check_count
 
 R = TypeVar("R")
 P = ParamSpec("P")
 T = TypeVar("T")
-
+BATCH = 500
+"""Most results that an iterator over a call holds."""
+LINGER = 0.005
+"""Seconds from one look of such an iterator to the next, unless there is more than it holds."""
 LARGE = 64_000
 """Outcomes of so many bytes are read off the event loop."""
 CANCEL_SECONDS = 5.0
@@ -40,6 +44,19 @@ class Method(Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Block until it is done."""
         warn_if_blocking(self.__name__, 3)
+        return self._blocking(*args, **kwargs)
+
+
+class IterMethod(Generic[P, T]):
+    """A method that gives an iterator, with its asynchronous one at ``.aio``."""
+
+    def __init__(self, blocking: Callable[P, Iterator[T]], aio: Callable[P, AsyncIterator[T]]) -> None:
+        self._blocking = blocking
+        self.aio = aio
+        self.__doc__ = blocking.__doc__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        """Return the iterator; it blocks where it waits."""
         return self._blocking(*args, **kwargs)
 
 
@@ -107,10 +124,15 @@ class Outcomes:
     def close(self) -> None:
         """Stop waiting."""
         self.caller.close(self.call)
+        while (event := self.get(0)) is not None:
+            if event.large:
+                self.caller.drop(event)
 
 
 async def read_async(caller: Caller, call: str, event: Event) -> tuple[bool, Any]:
     """Do what ``Caller.read`` does; a large outcome is read off the event loop."""
+    if event.large:  # one takes seconds, and what else is to be sent must not wait for it
+        return await asyncio.to_thread(caller.read, call, event)
     if event.outcome is not None and len(event.outcome) > LARGE:
         return await caller.soon(partial(caller.read, call, event))
     return caller.read(call, event)
@@ -123,13 +145,17 @@ async def finish_cancelling(cancelling: asyncio.Future[None]) -> None:
 
 
 class FunctionCall(Generic[R]):
-    """A call made with ``spawn``; its result is kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
+    """A call made with ``spawn`` or ``spawn_map``; its results are kept for ``SCALEPLUG_RESULT_TTL`` seconds."""
 
-    def __init__(self, call_id: str, caller: Callable[[], Caller], function: str = "") -> None:
+    def __init__(
+        self, call_id: str, caller: Callable[[], Caller], function: str = "", inputs: int | None = None
+    ) -> None:
         self.object_id = call_id
-        self._caller, self._function = caller, function
+        self._caller, self._function, self._inputs = caller, function, inputs
         self.get: Method[..., R] = Method(self._get, self._get_aio)
-        self.cancel: Method[[], None] = Method(self._cancel, self._cancel_aio)
+        self.iter: IterMethod[..., R] = IterMethod(self._iter, self._iter_aio)
+        self.num_inputs: Method[[], int] = Method(self._num_inputs, self._num_inputs_aio)
+        self.cancel: Method[..., None] = Method(self._cancel, self._cancel_aio)
 
     def __repr__(self) -> str:
         return f"FunctionCall.from_id({self.object_id!r})"
@@ -142,54 +168,137 @@ class FunctionCall(Generic[R]):
         """Return the call with this id, from any process that shares the Redis and the secret; asks nothing yet."""
         return _from_id(function_call_id)
 
-    def _get(self, timeout: float | None = None) -> R:
-        """Return the result, raise its exception, or raise the builtin TimeoutError after ``timeout`` seconds.
+    # -- results ---------------------------------------------------------------------------------------------------
 
-        ``timeout=0`` looks once. Raises OutputExpiredError when nothing is known of the call any more.
+    def _get(self, timeout: float | None = None, *, index: int = 0) -> R:
+        """Return an input's result, raise its exception, or raise the builtin TimeoutError after ``timeout`` seconds.
+
+        ``timeout=0`` looks once. Raises OutputExpiredError when the result is no longer kept, or nothing is known of
+        the call.
         """
+        check_count("index", index, 0)
         outcomes = Outcomes(self._caller(), self.object_id)
         try:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            event = self._look(outcomes.caller, watch=timeout != 0)
-            while event is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise self._not_yet(timeout)
-                event = outcomes.get(_slice(left)) or self._look(outcomes.caller, watch=True)
+            (event,) = self._wait(outcomes, index, 1, timeout)
         finally:
             outcomes.close()
         return self._value(outcomes.caller.read(self.object_id, event))
 
-    async def _get_aio(self, timeout: float | None = None) -> R:
+    async def _get_aio(self, timeout: float | None = None, *, index: int = 0) -> R:
+        check_count("index", index, 0)
         outcomes = await Outcomes.open(self._caller(), self.object_id)
         try:
-            deadline = None if timeout is None else time.monotonic() + timeout
-            event = await outcomes.caller.soon(partial(self._look, outcomes.caller, watch=timeout != 0))
-            while event is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise self._not_yet(timeout)
-                event = await outcomes.get_async(_slice(left))
-                if event is None:
-                    event = await outcomes.caller.soon(partial(self._look, outcomes.caller, watch=True))
+            (event,) = await self._wait_aio(outcomes, index, 1, timeout)
         finally:
             outcomes.close()
         return self._value(await read_async(outcomes.caller, self.object_id, event))
 
-    def _look(self, caller: Caller, *, watch: bool) -> Event | None:
-        look = caller.look(self.object_id, watch=watch)
-        if look.event is not None:
-            return look.event
-        if look.cancelled:
-            raise InputCancelledError(f"{self.object_id} was cancelled")
-        if not look.function:
-            raise OutputExpiredError(
-                f"nothing is known of {self.object_id}: its result is no longer kept, or it never was"
-            )
-        return None
+    def _iter(self, *, start: int = 0, end: int | None = None) -> Iterator[R]:
+        """Give the results of the inputs ``start`` to ``end`` (not included) in their order, as they come.
 
-    def _not_yet(self, timeout: float | None) -> builtins.TimeoutError:
-        return builtins.TimeoutError(f"{self.object_id} has no result yet after {timeout:g} s")
+        An input's exception is raised in its place, and ends the iterator: another one may begin after it.
+        """
+        return self._results(*self._range(start, end, self._num_inputs()))
+
+    def _results(self, start: int, end: int) -> Iterator[R]:
+        outcomes = Outcomes(self._caller(), self.object_id)
+        try:
+            while start < end:
+                looked, most = time.monotonic(), min(BATCH, end - start)
+                events = self._wait(outcomes, start, most)
+                for event in events:
+                    start += 1
+                    yield self._value(outcomes.caller.read(self.object_id, event))
+                if len(events) < most:  # so that those that come one by one are read in batches
+                    time.sleep(max(0.0, looked + LINGER - time.monotonic()))
+        finally:
+            outcomes.close()
+
+    async def _iter_aio(self, *, start: int = 0, end: int | None = None) -> AsyncIterator[R]:
+        start, end = self._range(start, end, await self._num_inputs_aio())
+        outcomes = await Outcomes.open(self._caller(), self.object_id)
+        try:
+            while start < end:
+                looked, most = time.monotonic(), min(BATCH, end - start)
+                events = await self._wait_aio(outcomes, start, most)
+                for event in events:
+                    start += 1
+                    yield self._value(await read_async(outcomes.caller, self.object_id, event))
+                if len(events) < most:
+                    await asyncio.sleep(max(0.0, looked + LINGER - time.monotonic()))
+        finally:
+            outcomes.close()
+
+    def _range(self, start: int, end: int | None, inputs: int) -> tuple[int, int]:
+        check_count("start", start, 0)
+        last = inputs if end is None else check_count("end", end, 0)
+        if not start <= last <= inputs:
+            raise InvalidError(
+                f"{start} to {last} is no range of the inputs of {self.object_id}: "
+                f"num_inputs() is {inputs}, so use 0 <= start <= end <= {inputs}"
+            )
+        return start, last
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+
+    def _wait(self, outcomes: Outcomes, index: int, most: int, timeout: float | None = None) -> Sequence[Event]:
+        """Return the ends of inputs from ``index`` on: at least one, and no more than are there."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        events = self._look(outcomes.caller, index, most, watch=timeout != 0)
+        while not events:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise self._not_yet(index, timeout)
+            event = outcomes.get(_slice(left))
+            if event is None:
+                events = self._look(outcomes.caller, index, most, watch=True)
+            elif event.index in (index, -1):  # others in this process may wait for other inputs
+                events = (event,)
+        return events
+
+    async def _wait_aio(
+        self, outcomes: Outcomes, index: int, most: int, timeout: float | None = None
+    ) -> Sequence[Event]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        caller = outcomes.caller
+        events = await caller.soon(partial(self._look, caller, index, most, watch=timeout != 0))
+        while not events:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise self._not_yet(index, timeout)
+            event = await outcomes.get_async(_slice(left))
+            if event is None:
+                events = await caller.soon(partial(self._look, caller, index, most, watch=True))
+            elif event.index in (index, -1):
+                events = (event,)
+        return events
+
+    def _look(self, caller: Caller, index: int, most: int, *, watch: bool) -> Sequence[Event]:
+        look = caller.look(self.object_id, watch=watch, index=index, most=most)
+        if look.events:
+            return look.events
+        if look.function and index >= look.inputs:
+            raise InvalidError(
+                f"index {index} is none of {self.object_id}: num_inputs() is {look.inputs}, and the first index is 0"
+            )
+        if look.cancelled and not look.over:
+            raise InputCancelledError(f"{self.object_id} was cancelled")
+        if not look.function or look.over:
+            raise self._expired(look)
+        return ()
+
+    def _expired(self, look: Look) -> OutputExpiredError:
+        if look.function:
+            return OutputExpiredError(
+                f"what came of {self.object_id} is no longer kept: SCALEPLUG_RESULT_TTL says for how long it is"
+            )
+        return OutputExpiredError(
+            f"nothing is known of {self.object_id}: its result is no longer kept, or it never was"
+        )
+
+    def _not_yet(self, index: int, timeout: float | None) -> builtins.TimeoutError:
+        which = f"input {index} of {self.object_id}" if index else self.object_id
+        return builtins.TimeoutError(f"{which} has no result yet after {timeout:g} s")
 
     def _value(self, found: tuple[bool, Any]) -> R:
         ok, value = found
@@ -197,19 +306,41 @@ class FunctionCall(Generic[R]):
             raise value
         return value  # type: ignore[no-any-return]
 
-    def _cancel(self) -> None:
-        """Cancel the call: a pending input vanishes, a running one is interrupted; a finished one stays as it is."""
+    # -- the call ----------------------------------------------------------------------------------------------------
+
+    def _num_inputs(self) -> int:
+        """Return how many inputs the call has: 1 of ``spawn``."""
+        if self._inputs is not None:
+            return self._inputs
+        look = self._caller().look(self.object_id, watch=False)
+        if not look.function:
+            raise self._expired(look)
+        return look.inputs
+
+    async def _num_inputs_aio(self) -> int:
+        return await self._caller().soon(self._num_inputs) if self._inputs is None else self._inputs
+
+    def _cancel(self, terminate_containers: bool = False) -> None:
+        """Cancel the call: pending inputs vanish, running ones are interrupted; finished ones stay as they are.
+
+        Containers live on: ``terminate_containers`` may only be False.
+        """
+        if terminate_containers is not False:
+            raise InvalidError(
+                f"terminate_containers must be False, not {terminate_containers!r}: running inputs are interrupted, "
+                "and the function's timeout ends what resists"
+            )
         caller = self._caller()
         look = caller.look(self.object_id, watch=False)
-        if look.event is not None or look.cancelled:
+        if look.over or look.cancelled:
             return
-        function = self._function or look.function
+        function = look.function or self._function
         if not function:
             raise NotFoundError(f"nothing is known of {self.object_id}: it can't be cancelled")
         caller.cancel(function, self.object_id, tell=True)
 
-    async def _cancel_aio(self) -> None:
-        await self._caller().soon(self._cancel)
+    async def _cancel_aio(self, terminate_containers: bool = False) -> None:
+        await self._caller().soon(partial(self._cancel, terminate_containers))
 
     @staticmethod
     def _gather(*calls: FunctionCall[Any]) -> list[Any]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.concurrency import batching, check_apart, check_batched, concurrency
 from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
 from scaleplug.function import Function, pool_options, run_coroutine
+from scaleplug.marks import MISSING, Hook, MethodMark, Parameter, parameters_of, resolve
 from scaleplug.pools import digest, kind_of, pack, unpack, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.settings import FunctionSettings, Retries, check_name
@@ -24,119 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 R = TypeVar("R")
-PARAMETER_TYPES = (int, str, bytes, bool)
-
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "<none>"
-
-    def __reduce__(self) -> str:
-        return "MISSING"  # there is one
-
-
-MISSING: Final = _Missing()
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One constructor argument of a class."""
-
-    name: str
-    type: type
-    default: Any = MISSING
-
-
-class _ParameterMark:
-    """What ``parameter()`` leaves in the class body until the class is decorated."""
-
-    def __init__(self, default: Any, init: bool) -> None:
-        self.default, self.init = default, init
-
-
-def parameter(*, default: Any = MISSING, init: bool = True) -> Any:
-    """Declare a constructor argument of a class, as in ``size: str = scaleplug.parameter(default="small")``.
-
-    Its type is its annotation: int, str, bytes or bool. ``init=False`` declares an attribute that ``enter`` sets.
-    """
-    return _ParameterMark(default, init)
-
-
-class _Marked:
-    """A function of a class body that has a meaning to scaleplug."""
-
-    def __init__(self, raw: Callable[..., Any]) -> None:
-        self.raw = raw
-        self.__doc__, self.__name__ = raw.__doc__, getattr(raw, "__name__", "method")
-
-
-class Hook(_Marked):
-    """A method that runs when a container starts or leaves."""
-
-    def __init__(self, raw: Callable[..., Any], kind: str) -> None:
-        super().__init__(raw)
-        self.kind = kind
-
-    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
-        return self.raw if instance is None else self.raw.__get__(instance, owner)
-
-
-class MethodMark(_Marked, Generic[P, R]):
-    """What ``@method()`` makes: on an object, a Function whose inputs its containers run."""
-
-    batching: Mapping[str, Any] = {}
-    """The settings that ``@batched`` gives its class."""
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> MethodMark[P, R]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> BoundMethod[P, R]: ...
-    def __get__(self, instance: object | None, owner: type) -> Any:
-        if instance is None:
-            return self
-        obj = instance.__dict__.get("_scaleplug_obj")
-        if obj is None:  # made by hand, in a unit test say
-            return self.raw.__get__(instance, owner)
-        return obj.method(self.__name__)
-
-
-def method(*, is_generator: bool | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], MethodMark[P, R]]:  # noqa: ARG001  # what it is can be seen
-    """Let a method of a class run in its containers."""
-
-    def decorate(raw: Callable[Concatenate[Any, P], R]) -> MethodMark[P, R]:
-        _check_plain("@scaleplug.method()", raw)
-        return MethodMark(raw)
-
-    return decorate
-
-
-def enter(*, snap: bool = False) -> Callable[[Callable[[Any], Any]], Any]:  # noqa: ARG001  # there are no snapshots
-    """Run a method once when a container starts, before its first input; it may be async."""
-    return lambda raw: _hook("enter", raw)
-
-
-def exit() -> Callable[[Callable[[Any], Any]], Any]:  # noqa: A001  # the field's word
-    """Run a method when a container leaves in good order; it may be async."""
-    return lambda raw: _hook("exit", raw)
-
-
-def _hook(kind: str, raw: Any) -> Hook:
-    _check_plain(f"@scaleplug.{kind}()", raw)
-    if len(inspect.signature(raw).parameters) != 1:
-        raise InvalidError(
-            f"@scaleplug.{kind}() goes on a method without arguments but self, which {raw.__name__} is not"
-        )
-    return Hook(raw, kind)
-
-
-def _check_plain(decorator: str, raw: Any) -> None:
-    if isinstance(raw, _Marked):
-        raise InvalidError(f"{decorator} can't be combined with another mark on {raw.__name__!r}: use two methods")
-    if not inspect.isfunction(raw):
-        raise InvalidError(f"{decorator} goes on a method made with def, which {raw!r} is not")
-
-
-# -- the class -----------------------------------------------------------------------------------------------------
+RESERVED = {"autoscaler", "update_autoscaler", "get_current_stats"}
 
 
 class Cls(Generic[T]):
@@ -178,22 +66,37 @@ class Cls(Generic[T]):
                 f"{raw.__name__} has an __init__: declare its arguments with scaleplug.parameter(), "
                 "and prepare the object in a method under @scaleplug.enter()"
             )
-        self.parameters = tuple(_parameters(raw))
+        self.parameters = tuple(parameters_of(raw))
         hooks: dict[str, Hook] = {}
         for base in reversed(raw.__mro__):  # the hooks of base classes come first
             for name, value in vars(base).items():
                 if isinstance(value, MethodMark):
                     self.methods[name] = value
-                elif isinstance(value, Hook):
                     hooks.pop(name, None)
-                    hooks[name] = value
+                else:
+                    hooks.pop(name, None)  # one that takes the place of a base class's comes in its own place
+                    self.methods.pop(name, None)
+                    if isinstance(value, Hook):
+                        hooks[name] = value
         self.hooks = list(hooks.values())
+        for taken in RESERVED & {*vars(raw), *self.methods}:
+            raise InvalidError(f"{raw.__name__}.{taken} would hide what its objects have of scaleplug: rename it")
         if not self.methods:
             raise InvalidError(
                 f"{raw.__name__} has no method under @scaleplug.method(), so nothing of it can be called"
             )
-        for name, mark in self.methods.items():
-            self.tasks[name] = self.app.make_task(f"{self.full_name}.{name}", mark.raw, bound=True)
+        for name in self.methods:
+            self.task(name)
+
+    def task(self, name: str) -> Any:
+        """Return the Celery task of a method; by itself it is that of the object with the parameters' defaults."""
+        if name not in self.tasks:
+            mark = self.methods.get(name)
+            raw = None if mark is None else mark.raw
+            task = self.tasks[name] = self.app.make_task(f"{self.full_name}.{name}", raw, bound=raw is not None)
+            task.function = ObjectPool(self, {}).method(name)
+            task.run = task.function.task.run
+        return self.tasks[name]
 
     # -- registration ----------------------------------------------------------------------------------------------
 
@@ -201,6 +104,14 @@ class Cls(Generic[T]):
     def base_name(self) -> str:
         """Full name of the class."""
         return self.full_name
+
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """The kinds of its methods."""
+        return {name: kind_of(mark.raw) for name, mark in self.methods.items()}
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take what methods are registered: its objects do."""
 
     def registration(self) -> Registration | None:
         """Return what it is registered as; ``None`` where its code isn't in this process."""
@@ -221,6 +132,11 @@ class Cls(Generic[T]):
         """Return the class."""
         return self.raw
 
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """What it is made of here."""
+        return self.raw, self.settings, self.serialized
+
     # -- objects ---------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **parameters: Any) -> Obj[T]:
@@ -230,7 +146,7 @@ class Cls(Generic[T]):
             raise InvalidError(f"{self.full_name} takes its parameters by name ({names}), not {args!r}")
         if self.parameters is not None:
             parameters = resolve(self.full_name, self.parameters, parameters)
-        return Obj(self, parameters)
+        return Obj(ObjectPool(self, parameters))
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self.__dict__.get("methods", {}):
@@ -275,75 +191,66 @@ class Cls(Generic[T]):
         return made
 
 
-def resolve(name: str, parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of every parameter; raises InvalidError, and TypeError for a value of another type."""
-    known = {p.name: p for p in parameters}
-    for unknown in given.keys() - known.keys():
-        raise InvalidError(f"{name} has no parameter {unknown!r}{did_you_mean(unknown, known)}")
-    values = {}
-    for each in parameters:
-        value = given.get(each.name, each.default)
-        if value is MISSING:
-            raise InvalidError(f"{name} needs its parameter {each.name!r}: {name.rpartition('.')[2]}({each.name}=...)")
-        if type(value) is not each.type:
-            raise TypeError(
-                f"the parameter {each.name!r} of {name} must be {each.type.__name__}, "
-                f"not {type(value).__name__} ({value!r})"
-            )
-        values[each.name] = value
-    return values
-
-
-def _parameters(raw: type) -> Iterator[Parameter]:
-    try:
-        hints = get_type_hints(raw)
-    except NameError as exc:
-        raise InvalidError(f"the annotations of {raw.__name__} can't be read ({exc}): import their types") from None
-    for base in reversed(raw.__mro__):
-        for name, mark in vars(base).items():
-            if not isinstance(mark, _ParameterMark) or not mark.init:
-                continue
-            kind = hints.get(name)
-            if kind not in PARAMETER_TYPES:
-                said = "has no annotation" if kind is None else f"is annotated with {kind!r}"
-                raise InvalidError(f"the parameter {name!r} of {raw.__name__} {said}: use int, str, bytes or bool")
-            if mark.default is not MISSING and type(mark.default) is not kind:
-                raise InvalidError(f"the default of {name!r} must be {kind.__name__}, not {mark.default!r}")
-            yield Parameter(name, kind, mark.default)
-
-
 # -- its objects ---------------------------------------------------------------------------------------------------
 
 
-class Obj(Autoscaled, Generic[T]):
-    """An object of a class with one set of parameters: the methods share one pool of containers.
-
-    ``obj.method.remote(...)`` and the other ways to call are those of a Function; ``obj.method.local(...)`` and plain
-    attributes are of an object made here, which has run ``enter``.
-    """
+class ObjectPool(Autoscaled, Generic[T]):
+    """The containers of one set of parameters: what stands behind an :class:`Obj`, whose names are its class's."""
 
     def __init__(self, cls: Cls[T], parameters: dict[str, Any]) -> None:
         super().__init__()
-        self._cls, self._given = cls, parameters
+        self.cls, self.given = cls, parameters
         self._lock = threading.RLock()
         self._instance: Any = None
         self._functions: dict[str, BoundMethod[Any, Any]] = {}
+        self._callables: Mapping[str, str] | None = None
+        """The methods of a class whose code isn't here, once they are known."""
         self._settled: tuple[str, str, str] | None = None
         """Full name, packed parameters and label, once the parameters are known to be complete."""
 
     def __repr__(self) -> str:
-        return f"<{self._cls.full_name}{told(self._given)}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _obj, (self._cls, self._given)
+        return f"<{self.cls.full_name}{told(self.given)}>"
 
     def _caller(self) -> Caller:
-        return self._cls.app.ready_for_calls(self)
+        return self.app.ready_for_calls(self)
+
+    @property
+    def app(self) -> App:
+        """The app of its class."""
+        return self.cls.app
+
+    @property
+    def pool_settings(self) -> FunctionSettings:
+        """Return the settings of its containers."""
+        return with_options(self.cls.settings, self.options) if self.options else self.cls.settings
+
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """What it is made of here."""
+        return self.cls.raw, self.cls.settings, self.cls.serialized
+
+    def pool(self) -> dict[str, Any]:
+        """Return what names its pool to others; empty for that of the class itself."""
+        cls = self.cls
+        if self.full_name == cls.full_name:
+            return {}
+        return {"options": cls.options, "parameters": self.given}
+
+    def in_pool(self, pool: Mapping[str, Any]) -> ObjectPool[T]:
+        """Return the object of its class that :meth:`pool` names."""
+        base = self.cls
+        cls = base._with(dict(pool["options"])) if pool.get("options") else base  # noqa: SLF001  # as its methods do
+        return ObjectPool(cls, dict(pool.get("parameters") or {}))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``with_options`` and its kind changed of the class's settings."""
+        return self.cls.options
 
     @property
     def serialized(self) -> bool:
         """Whether the class travels pickled."""
-        return self._cls.serialized
+        return self.cls.serialized
 
     @property
     def full_name(self) -> str:  # type: ignore[override]  # settled late
@@ -351,19 +258,24 @@ class Obj(Autoscaled, Generic[T]):
         return self._settle()[0]
 
     @property
+    def shown(self) -> str:
+        """The name of the pool as people read it."""
+        return self._settle()[2] or self.full_name
+
+    @property
     def base_name(self) -> str:
         """Full name of the class."""
-        return self._cls.full_name
+        return self.cls.full_name
 
     def _settle(self, base: Registration | None = None) -> tuple[str, str, str]:
         if self._settled is None:
-            cls, known = self._cls, self._cls.parameters
+            cls, known = self.cls, self.cls.parameters
             if known is None:
                 base = base or cls.app.look_up(cls.name)
                 if not base.is_class:
                     raise ExecutionError(f"{cls.full_name} is a function: use Function.from_name for it")
-                known = tuple(unpack(base.schema).values())
-            values = resolve(cls.full_name, known, self._given)
+                known, self._callables = tuple(unpack(base.schema).values()), base.callables
+            values = resolve(cls.full_name, known, self.given)
             default = all(values[p.name] == p.default for p in known)
             shown = told({p.name: values[p.name] for p in known if values[p.name] != p.default} | cls.options)
             if default and not cls.options:
@@ -374,18 +286,38 @@ class Obj(Autoscaled, Generic[T]):
                 self._settled = (name, packed, f"{cls.full_name}{shown}")
         return self._settled
 
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """The kinds of the methods of a class whose code isn't here, once they are known."""
+        return self._callables
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take what methods are registered, where the class's code isn't in this process."""
+        if self.cls.raw is None:
+            self._callables = registered
+
     def registration(self) -> Registration | None:
         """Return what the class is registered as."""
-        return self._cls.registration()
+        return self.cls.registration()
 
     def variant(self, base: Registration) -> Registration:
         """Return what this parameter set is registered as."""
         name, packed, label = self._settle(base)
-        return base if name == base.function else variant(base, name, self._cls.options, packed, label)
+        self.learn(base.callables)
+        return base if name == base.function else variant(base, name, self.cls.options, packed, label)
 
     def code(self) -> Any:
         """Return the class."""
-        return self._cls.raw
+        return self.cls.raw
+
+    def here(self) -> ObjectPool[T]:
+        """Return it with its code, which this process must have; raises NotFoundError."""
+        if self.cls.raw is not None:
+            return self
+        made = self.app.find_here(self.cls.name)
+        if not isinstance(made, Cls):
+            raise ExecutionError(f"{self.cls.full_name} is a function: use Function.from_name for it")
+        return ObjectPool(made._with(self.options) if self.options else made, self.given)  # noqa: SLF001  # its kind
 
     # -- methods and attributes ------------------------------------------------------------------------------------
 
@@ -394,37 +326,90 @@ class Obj(Autoscaled, Generic[T]):
         with self._lock:
             found = self._functions.get(name)
             if found is None:
-                found = self._functions[name] = BoundMethod(self, self._cls, name)
+                found = self._functions[name] = BoundMethod(self, self.cls, name)
             return found
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        cls = self.__dict__["_cls"]
-        if name in cls.methods or cls.raw is None:
+    def attribute(self, name: str) -> Any:
+        """Return a method as a Function, or an attribute of the object made here; raises AttributeError."""
+        cls = self.cls
+        if name in cls.methods:
             return self.method(name)
-        if not hasattr(cls.raw, name) and name not in self._given and self._instance is None:
-            near = did_you_mean(name, cls.methods)
-            if not cls.hooks:
-                raise AttributeError(f"{cls.full_name} has no method or attribute {name!r}{near}")
+        if cls.raw is None:
+            self._settle()
+            if name not in (self._callables or {}):
+                near = did_you_mean(name, self._callables or ())
+                raise AttributeError(f"{cls.full_name} has no method {name!r}{near}")
+            return self.method(name)
+        near = did_you_mean(name, cls.methods)
+        if not hasattr(cls.raw, name) and name not in self.given and self._instance is None and not cls.hooks:
+            raise AttributeError(
+                f"{cls.full_name} has no method or attribute {name!r}{did_you_mean(name, cls.methods)}"
+            )
         return getattr(self.local_instance(), name)
 
     def local_instance(self) -> T:
         """Return an object of the class made in this process; its ``enter`` hooks have run."""
         with self._lock:
             if self._instance is None:
-                self._instance = make_instance(self._cls, self._given, self)
-                for hook in self._cls.hooks:
-                    if hook.kind == "enter":
-                        value = hook.raw(self._instance)
-                        if inspect.iscoroutine(value):
-                            run_coroutine(value)
+                instance = self.make_instance()
+                try:
+                    for hook in self.cls.hooks:
+                        if hook.kind == "enter":
+                            value = hook.raw(instance)
+                            if inspect.iscoroutine(value):
+                                run_coroutine(value)
+                except BaseException:
+                    self._instance = None
+                    raise
             made: T = self._instance
             return made
 
+    def make_instance(self, raw: type[T] | None = None) -> T:
+        """Return the object of this process, bare: its parameters are set, its hooks have not run."""
+        cls, raw = self.cls, raw or self.cls.raw
+        if raw is None:
+            raise ExecutionError(
+                f"the code of {cls.full_name} isn't in this process, so it can't run here: use .remote"
+            )
+        instance: Any = object.__new__(raw)
+        for name, value in resolve(cls.full_name, cls.parameters or (), self.given).items():
+            setattr(instance, name, value)
+        instance.__dict__["_scaleplug_pool"] = self
+        self._instance = instance
+        return instance  # type: ignore[no-any-return]
+
+
+class Obj(Generic[T]):
+    """An object of a class with one set of parameters: its methods share one pool of containers.
+
+    ``obj.method.remote(...)`` and the other ways to call are those of a Function; ``obj.method.local(...)`` and plain
+    attributes are of an object made here, which has run ``enter``.
+    """
+
+    def __init__(self, pool: ObjectPool[T]) -> None:
+        self._pool = pool
+        self.autoscaler = pool.autoscaler
+        self.update_autoscaler = pool.update_autoscaler
+        self.get_current_stats = pool.get_current_stats
+
+    def __repr__(self) -> str:
+        return repr(self._pool)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _obj, (self._pool.cls, self._pool.given)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.__dict__["_pool"].attribute(name)
+
 
 def _obj(cls: Cls[Any], parameters: dict[str, Any]) -> Obj[Any]:
-    return Obj(cls, parameters)
+    return Obj(ObjectPool(cls, parameters))
+
+
+def _method(cls: Cls[Any], parameters: dict[str, Any], name: str) -> BoundMethod[Any, Any]:
+    return ObjectPool(cls, parameters).method(name)
 
 
 def told(values: Mapping[str, Any]) -> str:
@@ -432,30 +417,23 @@ def told(values: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{k}={v!r}' for k, v in values.items())})"
 
 
-def make_instance(cls: Cls[T], parameters: Mapping[str, Any], obj: Obj[T] | None) -> T:
-    """Return a bare object of the class with its parameters set; its hooks have not run."""
-    if cls.raw is None:
-        raise ExecutionError(f"the code of {cls.full_name} isn't in this process, so it can't run here: use .remote")
-    instance: Any = object.__new__(cls.raw)
-    values = resolve(cls.full_name, cls.parameters or (), parameters)
-    for name, value in values.items():
-        setattr(instance, name, value)
-    instance.__dict__["_scaleplug_obj"] = obj
-    return instance  # type: ignore[no-any-return]
-
-
 class BoundMethod(Function[P, R]):
     """A method of an object: a Function that shares the object's containers."""
 
-    def __init__(self, obj: Obj[Any], cls: Cls[Any], name: str) -> None:
+    def __init__(self, obj: ObjectPool[Any], cls: Cls[Any], name: str) -> None:
         mark = cls.methods.get(name)
         self.obj = obj
-        task = cls.tasks.get(name) or cls.app.make_task(f"{cls.full_name}.{name}", None)
         super().__init__(
             cls.app, None if mark is None else mark.raw, f"{cls.name}.{name}", cls.settings,
-            serialized=cls.serialized, task=task, owner=obj,
+            serialized=cls.serialized, task=cls.task(name), owner=obj,
         )  # fmt: skip
         self.method_name = name
+
+    @property
+    def is_generator(self) -> bool | None:
+        """Whether calling it gives a generator; ``None`` while that isn't known of a class of another process."""
+        known = self.obj.callables
+        return super().is_generator if known is None else known.get(self.method_name) == "generator"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run here, on the object of this process."""
@@ -469,5 +447,32 @@ class BoundMethod(Function[P, R]):
             raise ExecutionError(f"the code of {self.full_name} isn't in this process: use .remote")
         return self.raw.__get__(instance, type(instance))  # type: ignore[no-any-return]
 
+    @property
+    def shown(self) -> str:
+        """The name of its pool as people read it."""
+        return self.obj.shown
+
+    @property
+    def input_name(self) -> str:
+        """Whose inputs these are."""
+        return f"{self.full_name}.{self.method_name}"
+
+    def here(self) -> BoundMethod[P, R]:
+        """Return it with its code, which this process must have; raises NotFoundError."""
+        return self if self.raw is not None else self.obj.here().method(self.method_name)
+
+    @property
+    def pool_settings(self) -> FunctionSettings:
+        """Return the settings of the object's containers."""
+        return self.obj.pool_settings
+
+    def pool(self) -> dict[str, Any]:
+        """Return what names the object's pool."""
+        return self.obj.pool()
+
+    def in_pool(self, pool: Mapping[str, Any]) -> BoundMethod[P, R]:
+        """Return the same method of the object that a signature names."""
+        return self.obj.in_pool(pool).method(self.method_name)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (self.obj, self.method_name)
+        return _method, (self.obj.cls, self.obj.given, self.method_name)

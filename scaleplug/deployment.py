@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from redis.lock import Lock
 
 from scaleplug.errors import ConfigurationError, InvalidError, NotFoundError, SerializationError, did_you_mean
-from scaleplug.pools import Owner, rebased
-from scaleplug.registry import Registration
-from scaleplug.serializer import CODE, REGISTRY, Keyring, pickle
+from scaleplug.pools import Owner, code_version, pickled_code, rebased
+from scaleplug.registry import Registration, lookup
+from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
 
 LOCK_SECONDS = 30.0
@@ -31,6 +31,8 @@ class Deployment:
     functions: tuple[str, ...]
     """Names of its functions and classes."""
     stopped: bool = False
+    gone: tuple[str, ...] = ()
+    """Names of those that the version before had and this one hasn't."""
 
     def seal(self, keyring: Keyring) -> bytes:
         """Return it signed."""
@@ -40,7 +42,8 @@ class Deployment:
     def unseal(cls, keyring: Keyring, app: str, sealed: bytes) -> Deployment:
         """Return what was signed; raises SerializationError."""
         values = json.loads(keyring.unseal(REGISTRY, f"{app}|app", sealed))
-        return cls(**values | {"functions": tuple(values["functions"])})
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**known | {name: tuple(known.get(name, ())) for name in ("functions", "gone")})
 
 
 def find(store: Store, keyring: Keyring, app: str) -> Deployment | None:
@@ -52,6 +55,71 @@ def find(store: Store, keyring: Keyring, app: str) -> Deployment | None:
         return Deployment.unseal(keyring, app, sealed)
     except SerializationError as exc:
         raise ConfigurationError(f"the deployment of {app!r} can't be read: {exc}") from None
+
+
+# -- what callers register -----------------------------------------------------------------------------------------
+
+
+def make_known(store: Store, keyring: Keyring, app: str, owner: Owner, *, inside: bool) -> None:
+    """Register a pool that the registry doesn't know as it is here; raises NotFoundError.
+
+    What was deployed stays as it is; of what nobody deployed, the last one to come knows best. ``inside`` is a
+    container of the app: what it runs is still to call what goes.
+    """
+    rows = store.registry({owner.base_name, owner.full_name})
+    if inside and owner.full_name in rows and owner.base_name in rows and rows[owner.full_name][2]:
+        return
+    base = _known_base(store, keyring, app, owner, rows.get(owner.base_name))
+    wanted, known = owner.variant(base), rows.get(owner.full_name)
+    with contextlib.suppress(SerializationError):
+        if known and not known[2] and Registration.unseal(keyring, owner.full_name, known[0]) == wanted:
+            return
+    if wanted is not base:
+        store.put_functions({owner.full_name: wanted.seal(keyring)}, {owner.full_name: wanted.version})
+
+
+def _known_base(
+    store: Store, keyring: Keyring, app: str, owner: Owner, row: tuple[bytes, bytes | None, bool] | None
+) -> Registration:
+    """Return what an owner's function or class is registered as, after registering it where it isn't."""
+    known: Registration | None = None
+    deployment = find(store, keyring, app)
+    if deployment is not None and deployment.stopped:
+        raise NotFoundError(f"the app {app!r} was stopped: 'scaleplug deploy' brings it back")
+    with contextlib.suppress(SerializationError):  # of another secret, or of a version to come
+        known = Registration.unseal(keyring, owner.base_name, row[0]) if row and not row[2] else None
+    mine, name = owner.registration(), owner.base_name.removeprefix(f"{app}.")
+    if mine is None or (known is not None and known.deployed):
+        return known or lookup(store, keyring, app, name)
+    if known is None and deployment is not None and deployment.functions and not mine.serialized:
+        near = did_you_mean(name, deployment.functions)
+        raise NotFoundError(
+            f"the app {app!r} as it was deployed (version {deployment.version}) has no {name!r}{near}. "
+            "'scaleplug deploy' deploys it as it is now"
+        )
+    if mine.serialized:
+        version, sealed = seal_code(keyring, owner)
+        mine = replace(mine, version=version)
+        if known != mine:
+            put_code(store, owner.base_name, version, sealed)
+    if known != mine:
+        made = {mine.function: mine}
+        made |= _pools(store, keyring, app, made)[0] if known is not None else {}
+        store.put_functions({n: r.seal(keyring) for n, r in made.items()}, {n: r.version for n, r in made.items()})
+    return mine
+
+
+def revive(store: Store, keyring: Keyring, app: str) -> bool:
+    """Make an app that was stopped one that callers may register; return whether they may: not while it is deployed."""
+    deployment = find(store, keyring, app)
+    if deployment is None:
+        return True
+    if deployment.stopped:
+        store.put_app(app, replace(deployment, stopped=False, functions=()).seal(keyring))
+    return deployment.stopped or not deployment.functions
+
+
+# -- deployments ---------------------------------------------------------------------------------------------------
 
 
 def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) -> Deployment:
@@ -71,8 +139,9 @@ def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) ->
             put_code(store, name, version, sealed)
         source = next((r.source.where for r in made.values() if r.source.where), "")
         deployment = Deployment(
-            app=app, version=number, at=time.time(), source=source, functions=tuple(r.name for r in made.values())
-        )
+            app=app, version=number, at=time.time(), source=source, functions=tuple(r.name for r in made.values()),
+            gone=tuple(sorted(n.removeprefix(f"{app}.") for n in gone if "~" not in n)),
+        )  # fmt: skip
         every = made | pools
         store.deploy(
             app, deployment.seal(keyring), {n: r.seal(keyring) for n, r in every.items()},
@@ -93,6 +162,7 @@ def _registrations(
             )
         version = str(number)
         if registration.serialized:
+            pickled_code(owner, anew=True)
             version, sealed = seal_code(keyring, owner)
             codes[owner.full_name] = (version, sealed)
         made[owner.full_name] = replace(registration, version=version, deployed=True)
@@ -125,9 +195,9 @@ def _pools(
 
 
 def seal_code(keyring: Keyring, owner: Owner) -> tuple[str, bytes]:
-    """Return a digest of the code that travels pickled, and the code, sealed."""
-    pickled = pickle(owner.code(), f"the code of {owner.base_name}")
-    return hashlib.sha256(pickled).hexdigest()[:12], keyring.seal(CODE, owner.base_name, pickled)
+    """Return the version of code that travels pickled, and the code, sealed."""
+    pickled = pickled_code(owner)
+    return code_version(owner), keyring.seal(CODE, owner.base_name, pickled)
 
 
 def put_code(store: Store, name: str, version: str, sealed: bytes) -> None:

@@ -6,6 +6,7 @@
     │   └── ServerError         the Redis server can't be used, with the way out
     ├── NotFoundError           an app, a function or a call nobody knows
     ├── ExecutionError          a call can't be made or its outcome can't be read here
+    │   ├── PayloadTooLargeError  an argument or a result is larger than is allowed
     │   └── SerializationError  a value can't be pickled or unpickled
     ├── RemoteError             the input failed for a reason that is not the function's own exception
     │   ├── ContainerCrashError its containers died under it, too often
@@ -54,6 +55,10 @@ class NotFoundError(Error):
 
 class ExecutionError(Error):
     """A call can't be made, or its outcome can't be read here."""
+
+
+class PayloadTooLargeError(ExecutionError):
+    """An argument or a result is larger than ``SCALEPLUG_MAX_PAYLOAD`` allows."""
 
 
 class SerializationError(ExecutionError):

@@ -7,8 +7,9 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
@@ -21,20 +22,31 @@ from celery.result import AsyncResult, EagerResult, denied_join_result
 from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
-from scaleplug.abc import Caller
+from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
+from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
+from scaleplug.client import RedisCaller
 from scaleplug.concurrency import batching, check_apart, check_batched, concurrency
-from scaleplug.errors import ExecutionError, InvalidError, ResourceExhausted, SerializationError
+from scaleplug.errors import (
+    Error,
+    ExecutionError,
+    InvalidError,
+    PayloadTooLargeError,
+    ResourceExhausted,
+    SerializationError,
+)
 from scaleplug.inputs import Inputs
+from scaleplug.loops import in_event_loop
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
+from scaleplug.pools import Owner, code_version, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
 from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
+from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
-from scaleplug.transport import Transport
+from scaleplug.transport import Transport, exhausted
 
 if TYPE_CHECKING:
     from celery import Task as _Task
@@ -43,10 +55,12 @@ if TYPE_CHECKING:
 else:
     _Task = object  # a mixin: what it stands on is the Celery app's own Task class
 
+POOL = "scaleplug_pool"
+"""The option of a Celery signature that names the pool of a variant, or of an object with parameters."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NOTHING_SENT = (ResourceExhausted, SerializationError, TypeError)
+NOTHING_SENT = (ResourceExhausted, PayloadTooLargeError, SerializationError, TypeError)
 """What refuses a call before or when it is sent: then there is nothing to be cancelled."""
 
 
@@ -73,26 +87,41 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         **options: Any,
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
-        function, task_id = self.function, task_id or str(uuid4())
+        pool, again, task_id = options.pop(POOL, None), task_id is not None, task_id or str(uuid4())
+        function = self.function if pool is None else self.function.in_pool(pool)
         if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
             function.needs_one_result("delay() and Celery's other calls")
         if function.app.celery.conf.task_always_eager:
+            options[POOL] = pool
             return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        pool = function.pool_of_queue(options.get("queue"))
-        if pool == function.full_name and not self.recording:  # what is recorded is sent, and made known, later
-            function.app.ready_for_calls(function.owner)
-        options["queue"] = function.app.keys.queue(pool)
-        for name in ("exchange", "routing_key", "connection"):
-            options.pop(name, None)
+        queue = options.get("queue") or options.get("routing_key")  # a retry goes where it was
+        name, caller = function.full_name if pool else function.pool_of_queue(queue), None
+        if not self.recording:  # what is recorded is sent, and made known, later
+            own = name == function.full_name
+            caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
+        options["queue"] = function.app.keys.queue(name)
+        version = code_version(function.owner)
+        if version and "scaleplug" not in (options.get("headers") or {}):
+            options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}
+        for other in ("exchange", "routing_key", "connection"):
+            options.pop(other, None)
         try:
-            with sealing(self.name, task_id, pool):
+            with _sending(None if again else caller, self.name, task_id, name):
                 return super().apply_async(
-                    args, kwargs, task_id=task_id, producer=producer or function.producer(),
+                    args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
             wrapped = exc.args[0] if exc.args else None
-            raise wrapped if isinstance(wrapped, SerializationError) else exc from None
+            if isinstance(wrapped, NoRoomError):
+                wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
+            raise wrapped if isinstance(wrapped, Error) else exc from None
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult:
+        """Run it in this process, as Celery does for ``task_always_eager``."""
+        pool = options.pop(POOL, None)
+        with _running_as(self.function if pool is None else self.function.in_pool(pool)):
+            return super().apply(args, kwargs, **options)
 
     def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
         # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
@@ -101,6 +130,19 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
         with denied_join_result():
             return self.apply(args, kwargs, task_id=task_id, **options)
+
+
+_eager: ContextVar[Function[Any, Any] | None] = ContextVar("scaleplug_eager", default=None)
+
+
+@contextlib.contextmanager
+def _running_as(function: Function[Any, Any]) -> Iterator[None]:
+    """Let Celery run a variant, or a method of one object: it knows tasks by their names only."""
+    token = _eager.set(function)
+    try:
+        yield
+    finally:
+        _eager.reset(token)
 
 
 def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, bound: bool = False) -> Any:
@@ -117,6 +159,25 @@ def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
+@contextlib.contextmanager
+def _sending(caller: Caller | None, name: str, task_id: str, pool: str) -> Iterator[None]:
+    """Sign what Celery sends here.
+
+    With a caller large arguments are kept apart, under the id, so it must be a new one.
+    """
+    if not isinstance(caller, RedisCaller):
+        with sealing(name, task_id, pool):
+            yield
+        return
+    with caller.drafts(name, pool, caller.config.max_spawned) as drafts:
+        token = submission.set(drafts)
+        try:
+            with sealing(name, task_id, pool, partial(drafts.pack, 0, task_id)):
+                yield
+        finally:
+            submission.reset(token)
+
+
 def _task_class(celery: Celery) -> type:
     # On top of the app's own class, which may open a context around every task, as Flask's pattern does.
     return type("FunctionTask", (FunctionTask, celery.Task), {"abstract": True, "__module__": __name__})
@@ -126,8 +187,8 @@ class Function(Autoscaled, Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
-    for many inputs; ``remote_gen`` gives the items of a generator function; ``local`` runs it here. ``delay``,
-    ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
+    for many inputs, ``spawn_map`` without waiting; ``remote_gen`` gives the items of a generator function; ``local``
+    runs it here. ``delay``, ``apply_async``, ``s``, ``si`` and ``signature`` are those of its Celery ``task``.
     """
 
     def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
@@ -140,7 +201,7 @@ class Function(Autoscaled, Generic[P, R]):
         self.options, self.schedule = dict(options or {}), schedule
         self.title = f"{app.name}.{name}"
         self.owner: Owner = owner or self
-        self.is_generator = raw is not None and is_generator(raw)
+        self._generates = None if raw is None else is_generator(raw)
         self.is_async = inspect.iscoroutinefunction(raw) or inspect.isasyncgenfunction(raw)
         self.__name__ = getattr(raw, "__name__", name)
         self.__qualname__ = getattr(raw, "__qualname__", name)
@@ -160,11 +221,19 @@ class Function(Autoscaled, Generic[P, R]):
         self.starmap = _MapMethod(self._starmap)
         self.for_each: Method[..., None] = Method(self._for_each, self._for_each_aio)
         self.remote_gen: StreamMethod[P, R] = StreamMethod(self, self._caller, self._check_stream)
+        self.spawn_map: Method[..., FunctionCall[R]] = Method(self._spawn_map, self._spawn_map_aio)
 
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
         self.needs_one_result("a Celery task")
-        return run_here(self, args, kwargs)
+        wanted = _eager.get()
+        if wanted is None or wanted.title != self.title:
+            return run_here(self, args, kwargs)
+        token = _eager.set(None)  # what it calls itself is another call
+        try:
+            return run_here(wanted, args, kwargs)
+        finally:
+            _eager.reset(token)
 
     def __repr__(self) -> str:
         return f"<Function {self.title}>"
@@ -205,6 +274,25 @@ class Function(Autoscaled, Generic[P, R]):
         return f"{self.title}~{digest(self.options)}" if self.options else self.title
 
     @property
+    def shown(self) -> str:
+        """The name of its pool as people read it."""
+        return f"{self.title}{_told(self.options)}" if self.options else self.full_name
+
+    @property
+    def input_name(self) -> str:
+        """Whose inputs these are: the function's or variant's; a method's has its pool in it."""
+        return self.full_name
+
+    def here(self) -> Function[P, R]:
+        """Return it with its code, which this process must have; raises NotFoundError."""
+        if self.raw is not None:
+            return self
+        made = self.app.find_here(self.name)
+        if not isinstance(made, Function):
+            raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
+        return made.in_pool(self.pool())
+
+    @property
     def base_name(self) -> str:
         """Full name of the function, whatever variant of it this is."""
         return self.title
@@ -222,13 +310,32 @@ class Function(Autoscaled, Generic[P, R]):
         """Return what this variant of the function is registered as."""
         if base.is_class:
             raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
+        self.learn(base.callables)
         if not self.options:
             return base
-        return variant(base, self.full_name, self.options, "", f"{self.title}{_told(self.options)}")
+        return variant(base, self.full_name, self.options, "", self.shown)
 
     def code(self) -> Any:
         """Return the callable."""
         return self.raw
+
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """What it is made of here."""
+        return self.raw, self.settings, self.schedule, self.serialized
+
+    @property
+    def pool_settings(self) -> FunctionSettings:
+        """Return the settings that its decorator and its options make."""
+        return with_options(self.settings, self.options) if self.options else self.settings
+
+    def pool(self) -> dict[str, Any]:
+        """Return what :meth:`in_pool` needs; empty for the pool of the function itself."""
+        return {"options": self.options} if self.options else {}
+
+    def in_pool(self, pool: Mapping[str, Any]) -> Function[P, R]:
+        """Return the variant of this function that a signature names."""
+        return self._with(dict(pool["options"])) if pool.get("options") else self
 
     def pool_of_queue(self, queue: object) -> str:
         """Return the pool whose queue Celery's options name, if it is one of this function; else its own."""
@@ -273,10 +380,16 @@ class Function(Autoscaled, Generic[P, R]):
             self.app, self.raw, self.name, self.settings, serialized=self.serialized, task=self.task, options=merged
         )
 
-    def _update_autoscaler(self, **changes: Any) -> AutoscalerSettings:
+    def change(self, changes: Mapping[str, Any]) -> AutoscalerSettings:
+        """See :class:`Autoscaled`."""
         if self.owner is not self:
-            raise InvalidError(f"{self.title} is a method: call update_autoscaler on the object it belongs to")
-        return super()._update_autoscaler(**changes)
+            raise InvalidError(f"{self.title} is a method: the autoscaler is that of the object it belongs to")
+        return super().change(changes)
+
+    def _stats(self) -> FunctionStats:
+        if self.owner is not self:
+            raise InvalidError(f"{self.title} is a method: get_current_stats is that of the object it belongs to")
+        return super()._stats()
 
     # -- Celery's own calls ----------------------------------------------------------------------------------------
 
@@ -307,7 +420,8 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _on_queue(self, signature: Any) -> Any:
         # A signature that travels in a message knows its task by name only, and that of a variant is its base's.
-        return signature if self.full_name == self.title else signature.set(queue=self.queue)
+        pool = self.pool()
+        return signature.set(queue=self.queue, **{POOL: pool}) if pool else signature
 
     def producer(self) -> Producer:
         """Return this thread's producer to the function's queue."""
@@ -367,26 +481,55 @@ class Function(Autoscaled, Generic[P, R]):
         self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         caller.send(self, call, [(0, args, kwargs)], kind="spawn")
-        return FunctionCall(call, self._caller, self.full_name)
+        return FunctionCall(call, self._caller, self.full_name, 1)
 
     async def _spawn_aio(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
+        self.needs_one_result(".spawn()")
         caller, call = self._caller(), _new_call()
         await caller.send_soon(self, call, [(0, args, kwargs)], kind="spawn")
-        return FunctionCall(call, self._caller, self.full_name)
+        return FunctionCall(call, self._caller, self.full_name, 1)
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
     def _check_stream(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not self.is_generator:
-            raise InvalidError(f"{self.full_name} is no generator function: call it with .remote(...)")
+        if self._kind_here() is False:
+            raise InvalidError(f"{self.title} is no generator function: call it with .remote(...)")
         if self.task.typing:
             self.task.__header__(*args, **kwargs)  # the TypeError of a plain call, before the first item
 
+    @property
+    def is_generator(self) -> bool | None:
+        """Whether calling it gives a generator; ``None`` while that isn't known of a function of another process."""
+        return self._generates
+
+    def _kind_here(self) -> bool | None:
+        """Return the same, after asking what is registered, where this thread may wait for that."""
+        if self.is_generator is None and not in_event_loop():
+            self.app.ready_for_calls(self.owner)
+        return self.is_generator
+
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """Its kind, as it is registered; ``None`` while it isn't known."""
+        return None if self._generates is None else {"": "generator" if self._generates else "function"}
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take what kind of function is registered, where its code isn't in this process."""
+        if self.raw is None:
+            self._generates = registered.get("") == "generator"
+
+    def needs_kind(self, kind: CallKind) -> None:
+        """Refuse a call of another kind than the function's, once that is known."""
+        if kind == "stream" and self.is_generator is False:
+            raise InvalidError(f"{self.title} is no generator function: call it with .remote(...)")
+        if kind != "stream":
+            self.needs_one_result(f".{kind}()")
+
     def needs_one_result(self, how: str) -> None:
         """Refuse a way to call that gives one result for each input."""
-        if self.is_generator:
+        if self._kind_here():
             raise InvalidError(
-                f"{self.full_name} is a generator function, and {how} would give one result: "
+                f"{self.title} is a generator function, and {how} would give one result: "
                 "use .remote_gen(...) for its items"
             )
 
@@ -427,9 +570,7 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _start_map(self, inputs: Inputs, order: bool, exceptions: bool, wrap: bool | None) -> Map[R]:
         self.needs_one_result(".map(), .starmap() and .for_each()")
-        kwargs: Any = inputs.kwargs
-        if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
-            raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
+        _check_kwargs(inputs.kwargs)
         options = MapOptions(
             order_outputs=order,
             return_exceptions=exceptions,
@@ -459,6 +600,32 @@ class Function(Autoscaled, Generic[P, R]):
             *input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
         ):
             pass
+
+    def _spawn_map(self, *input_iterators: Iterable[Any], kwargs: Mapping[str, Any] = {}) -> FunctionCall[R]:
+        """Send all inputs, one iterator per argument, and return one call that holds them, without waiting for results.
+
+        ``get(index=...)`` and ``iter()`` of the call give the results. While the function has as many pending inputs
+        as it may, this waits. If an iterator fails, what was sent is cancelled.
+        """
+        inputs, caller, call = self._inputs_to_spawn(input_iterators, kwargs), self._caller(), _new_call()
+        if not inputs.plain:
+            raise InvalidError(f"{inputs.name}() has inputs that only an event loop can read: use spawn_map.aio(...)")
+        count = SpawnMap(self, caller, call, inputs).run()
+        return FunctionCall(call, self._caller, self.full_name, count)
+
+    async def _spawn_map_aio(
+        self, *input_iterators: Iterable[Any] | AsyncIterable[Any], kwargs: Mapping[str, Any] = {}
+    ) -> FunctionCall[R]:
+        inputs, caller, call = self._inputs_to_spawn(input_iterators, kwargs), self._caller(), _new_call()
+        count = await SpawnMap(self, caller, call, inputs).run_aio()
+        return FunctionCall(call, self._caller, self.full_name, count)
+
+    def _inputs_to_spawn(self, input_iterators: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
+        self.needs_one_result(".spawn_map()")
+        if not input_iterators:
+            raise InvalidError(f"{self.full_name}.spawn_map() needs at least one iterator of inputs")
+        _check_kwargs(kwargs)
+        return Inputs(f"{self.full_name}.spawn_map", input_iterators, kwargs)
 
     def _caller(self) -> Caller:
         return self.app.caller_of(self.owner)
@@ -528,6 +695,11 @@ def _value(found: tuple[bool, Any]) -> Any:
 def _try_cancel(caller: Caller, function: str, call: str) -> None:
     with contextlib.suppress(Exception):  # the exception under way says more
         caller.cancel(function, call, tell=False)
+
+
+def _check_kwargs(kwargs: Any) -> None:
+    if not isinstance(kwargs, Mapping) or not all(isinstance(k, str) for k in kwargs):
+        raise InvalidError(f"kwargs must be a mapping of argument names, not {kwargs!r}")
 
 
 def _spread(name: str, row: tuple[Any, ...]) -> tuple[Any, ...]:

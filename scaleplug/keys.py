@@ -3,7 +3,8 @@
 
 All start with ``scaleplug:NAMESPACE:``. ``FN`` is a function's full name (``app.function``), ``ID`` an input's id
 (its Celery task id), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling
-process. The Lua scripts build the same names from the prefix; this table holds for both.
+process, ``I`` an input's index in its call. The Lua scripts build the same names from the prefix; this table
+holds for both.
 
 | key | type | what it holds | written by | read by | goes when |
 |---|---|---|---|---|---|
@@ -13,6 +14,9 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | transit:C:E | list | the message a container is taking | containers (BLMOVE) | scripts | empty |
 | claims:C:E | hash | ID -> message, the inputs a container runs | scripts | scripts | empty |
 | running:FN | zset | ID by the time at which its timeout ends | scripts | controller, ps | empty |
+| argument:ID | hash | position -> chunk of an input's large arguments; their hashes are in its signed message | callers | containers | input ends |
+| outcome:CALL:INDEX:R | hash | position -> chunk of a large outcome (R is random); their hashes are in the signed outcome | containers | callers, FunctionCall | read; with the result it is kept for; 1 h |
+| draft:KEY | hash | what is to become one of these when its input is accepted or its outcome stored | callers, containers | scripts | accepted or refused; 1 h |
 | attempts:FN | hash | ID -> times taken | scripts | scripts | input finishes |
 | verdicts:FN | hash | ID -> why the input must fail instead of running (``streamed:ITEMS:PART``: so much of its stream was sent) | controller, scripts | containers, scripts | input finishes |
 | retries:FN | hash | ID -> how often it has failed and was put off | scripts | containers | input finishes |
@@ -21,9 +25,11 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | idle:FN | zset | C by the time since when it runs nothing | scripts | controller, ps | container leaves |
 | ready:FN | zset | C by the time it got ready | scripts | controller, ps | container leaves |
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
-| container:C | hash | fn, slot, backend, requested, ready, epoch, client, pid, host, state, slots (inputs it was told to run at once) | controller, containers | all | 1 h after it left |
+| container:C | hash | fn, slot, backend, version, requested, ready, epoch, client, pid, host, state, slots (inputs it was told to run at once) | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID``, ``slots N`` | callers, controller | the container | 60 s |
 | stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
+| trouble:FN | string | why the last container did not start, its version and when (JSON) | controller | deploy, apps, ps, why | one starts |
+| prepared | hash | FN -> version of the code that the backend is ready to start | controller | deploy | with the function |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
 | decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |
@@ -38,10 +44,10 @@ process. The Lua scripts build the same names from the prefix; this table holds 
 | apps | hash | app -> signed version, time and state of its deployment (JSON) | deploy, stop | callers, people | never |
 | deploying:app | string | lock of the deployment under way | deploy | deploy | 30 s |
 | retiring | set | FN that take no new inputs and go when the last one has ended | deploy, stop, controller | scripts, controller | they are gone |
-| call:CALL | string | FN of a spawned call | callers | FunctionCall | result_ttl |
-| result:CALL | string | signed outcome of a spawned call | containers | FunctionCall | result_ttl |
-| ended:CALL | string | why a spawned call ended without an outcome | scripts | FunctionCall | result_ttl |
-| watchers:CALL | set | P that wait for a spawned call | FunctionCall | scripts | 1 day |
+| call:CALL | hash | of a spawned call: fn, inputs, and once it is so: over, cancelled; open while inputs are added | scripts | FunctionCall, scripts | 1 day after its results |
+| results:CALL | hash | I -> ``+`` and the signed outcome, or ``-`` and the reason why there is none | scripts | FunctionCall | result_ttl after the last input's end |
+| watchers:CALL:I | set | P that wait for an input of a spawned call | FunctionCall | scripts | 1 day |
+| large:CALL | set | the large outcomes (outcome:CALL:INDEX:R) to which a spawned call's results refer | scripts | scripts | with the results |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
 | granted:CALL | string | the last part of a stream that its consumer has begun to read | callers | scripts | stream ends |
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
@@ -69,6 +75,7 @@ class Keys:
         self.functions = self.prefix + "functions"
         self.code = self.prefix + "code"
         self.versions = self.prefix + "versions"
+        self.prepared = self.prefix + "prepared"
         self.overrides = self.prefix + "overrides"
         self.apps = self.prefix + "apps"
         self.retiring = self.prefix + "retiring"

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from scaleplug.abc import Caller, Event, FunctionRef, Input
+from scaleplug.blobs import LARGE, weigh
 from scaleplug.call import Outcomes, finish_cancelling, read_async
 from scaleplug.errors import ExecutionError, InvalidError, UserCodeException
 from scaleplug.inputs import Inputs, Row
@@ -24,6 +25,8 @@ logger = logging.getLogger("scaleplug")
 
 R = TypeVar("R")
 CHUNK = 100
+CHUNK_BYTES, WINDOW_BYTES = 32 * 1024 * 1024, 256 * 1024 * 1024
+"""No more input is read into a chunk, or into the window, that holds as much."""
 LINGER = 0.005
 """Seconds an input may wait in the caller for others to travel with it."""
 
@@ -93,6 +96,8 @@ class Map(Generic[R]):
         self._next = 0  # the lowest index whose result has not been given back
         self._ahead: set[int] = set()  # indices above it that have (unordered maps)
         self._ready: dict[int, Event] = {}
+        self._weights: dict[int, int] = {}  # of large inputs whose results have not been given back
+        self._bytes = self._chunk_bytes = 0  # their sum, and that of those not sent yet
         self._pause, self._retry_at, self._warned = 0.05, 0.0, False
         self._caller: Caller | None = None
 
@@ -258,13 +263,17 @@ class Map(Generic[R]):
         return self._caller
 
     def _may_read(self) -> bool:
-        return not self._exhausted and not self._chunk and self._outstanding() < self.options.window
+        return not self._exhausted and not self._chunk and self._has_window()
+
+    def _has_window(self) -> bool:
+        return self._outstanding() < self.options.window and self._bytes < WINDOW_BYTES
 
     def _outstanding(self) -> int:
         return self._read - self._given
 
     def _may_read_on(self) -> bool:
-        return not self._exhausted and len(self._chunk) < CHUNK and self._outstanding() < self.options.window
+        full = len(self._chunk) >= CHUNK or self._chunk_bytes >= CHUNK_BYTES
+        return not self._exhausted and not full and self._has_window()
 
     def _read_inputs(self, outcomes: Outcomes | None = None) -> None:
         """Read inputs until the chunk or the window is full, the iterators end, or they have become slow.
@@ -293,7 +302,12 @@ class Map(Generic[R]):
 
     def _take_in(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Keep an input to be sent; return whether it is the only one."""
+        weight = weigh((args, kwargs))
         with self._lock:
+            if weight >= LARGE:
+                self._weights[self._read] = weight
+                self._bytes += weight
+                self._chunk_bytes += weight
             self._chunk.append((self._read, args, kwargs))
             self._read += 1
             return len(self._chunk) == 1
@@ -303,6 +317,7 @@ class Map(Generic[R]):
             with self._lock:
                 self._check_error()
                 inputs = self._chunk[:CHUNK]
+                weights = [self._weights.get(index, 0) for index, _, _ in inputs]
             if not inputs or self._ended or time.monotonic() < self._retry_at:
                 return
             try:
@@ -312,6 +327,7 @@ class Map(Generic[R]):
                 raise
             with self._lock:
                 del self._chunk[:accepted]
+                self._chunk_bytes -= sum(weights[:accepted])
             self.progress.sent += accepted
             if accepted == len(inputs):
                 self._pause, self._retry_at, self.progress.waiting = 0.05, 0.0, False
@@ -355,6 +371,7 @@ class Map(Generic[R]):
         index = self._next if self.options.order_outputs else next(iter(self._ready))
         event = self._ready.pop(index)
         self._given += 1
+        self._bytes -= self._weights.pop(index, 0)
         self._ahead.add(index)
         while self._next in self._ahead:
             self._ahead.remove(self._next)
@@ -379,6 +396,9 @@ class Map(Generic[R]):
     def _end(self) -> None:
         self._ended = True  # nothing is sent any more
         self.progress.finished = True
+        for event in self._ready.values():
+            if event.large:
+                self._open_caller().drop(event)
         active.discard(self)
         if watch is not None:
             watch(self.progress)

@@ -7,8 +7,8 @@ change it.
 
 from __future__ import annotations
 
-import base64
 import json
+from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -17,6 +17,7 @@ from celery import Task, current_task
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection, Producer
 
+from scaleplug.blobs import Drafts
 from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, Transport
 
@@ -52,33 +53,43 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
 class MessageFactory:
     """Makes the messages of one function's calls in one calling context."""
 
-    def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str) -> None:
-        self.task, self.keyring, self.caller, self.pool = task, keyring, caller, pool
+    def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str, version: str = "") -> None:
+        self.task, self.keyring, self.caller, self.pool, self.version = task, keyring, caller, pool, version
         self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
 
     def make(
-        self, call: str, inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]], *, many: bool, keep: int
+        self,
+        call: str,
+        inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]],
+        *,
+        many: bool,
+        keep: int,
+        drafts: Drafts | None = None,
     ) -> list[str]:
-        """Return one message per (index, args, kwargs)."""
-        made = []
+        """Return one message per (index, args, kwargs); ``drafts`` keeps large arguments apart."""
+        made: list[str] = []
         check = getattr(self.task, "__header__", None) if self.task.typing else None
-        for index, args, kwargs in inputs:
+        listened_to = before_task_publish.receivers or after_task_publish.receivers
+        text, tag = "" if listened_to else self._filled(call, many, keep), str(uuid4())[:24]
+        for count, (index, args, kwargs) in enumerate(inputs):
             if check is not None:
                 check(*args, **kwargs)  # the TypeError of a plain call, here and not in a container
             input_id = f"{call}:{index}" if many else call
-            body = self._body(input_id, args, kwargs)
-            if before_task_publish.receivers or after_task_publish.receivers:
+            body = self._body(count, input_id, (args, dict(kwargs), EMBED), drafts)
+            if listened_to:
                 made.append(self._long_way(call, index, input_id, body, many, keep))
             else:
-                made.append(self._fill(call, index, input_id, body, many, keep))
+                values = {"id": input_id, "body": body, "tag": f"{tag}{count:012x}", "index": index}
+                made.append(text % values)
         return made
 
-    def _body(self, input_id: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        payload = pickle_call(self.task.name, args, dict(kwargs), EMBED)
-        context = input_context(self.task.name, input_id, self.pool)
-        return base64.b64encode(self.keyring.seal(INPUT, context, payload)).decode()
+    def _body(self, position: int, input_id: str, value: tuple[Any, ...], drafts: Drafts | None) -> str:
+        payload = pickle_call(self.task.name, *value) if drafts is None else drafts.pack(position, input_id, value)
+        sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), payload)
+        return b2a_base64(sealed, newline=False).decode()
 
-    def _fill(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
+    def _filled(self, call: str, many: bool, keep: int) -> str:
+        """Return the template of a call's messages: what is its own is filled in, what is its inputs' stays open."""
         parent = current_task.request if current_task else None
         root, parent_id = (parent.root_id or "", parent.id or "") if parent else ("", "")
         parts = self._parts.get((many, keep > 0, root, parent_id))
@@ -86,19 +97,14 @@ class MessageFactory:
             if len(self._parts) > 64:
                 self._parts.clear()
             parts = self._parts[many, keep > 0, root, parent_id] = self._template(many, _KEEP if keep else 0)
-        values = {
-            "id": input_id,
-            "body": body,
-            "tag": str(uuid4()),
-            "call": call,
-            "index": str(index),
-            "keep": str(keep),
-        }
-        return "".join(values.get(part[1:], part) if part[:1] == "\0" else part for part in parts)
+        values = {"\0call": call, "\0keep": str(keep)}
+        return "".join(values.get(part, part) for part in parts)
 
     def _options(self, call: str, index: int, many: bool, keep: int) -> dict[str, Any]:
         # A spawned input outlives its caller: who waits for it says so later.
         reply = {"call": call, "index": index, "caller": "" if keep else self.caller, "keep": keep}
+        if self.version:
+            reply["version"] = self.version
         options: dict[str, Any] = {"headers": {"scaleplug": reply}, "ignore_result": True}
         if many:
             options.update(group_id=call, group_index=index)
@@ -109,10 +115,11 @@ class MessageFactory:
         message = record(self.task, _ID, self._options(call, _INDEX, many, keep))
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
-        text = json.dumps(message)
-        marks = ((_ID, "\0id"), (_BODY, "\0body"), (_TAG, "\0tag"), (call, "\0call"))
-        numbers = ((str(_INDEX), "\0index"), (str(_KEEP), "\0keep"))
-        for mark, name in (*marks, *numbers):
+        text = json.dumps(message).replace("%", "%%")
+        marks = ((_ID, "%(id)s"), (_BODY, "%(body)s"), (_TAG, "%(tag)s"), (str(_INDEX), "%(index)d"))
+        for mark, name in marks:
+            text = text.replace(mark, name)
+        for mark, name in ((call, "\0call"), (str(_KEEP), "\0keep")):
             text = text.replace(mark, f"\1{name}\1")
         return text.split("\1")
 

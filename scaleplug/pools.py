@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import cloudpickle
 
 from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.registry import Registration
+from scaleplug.serializer import pickle
 from scaleplug.settings import FunctionSettings
 
 PARAMETER_BYTES = 16_384
@@ -39,8 +41,42 @@ class Owner(Protocol):
     def variant(self, base: Registration) -> Registration:
         """Return what the pool is registered as, given what its function or class is."""
 
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """The kinds of its callables by name, as far as they are known."""
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take the kinds of its callables as they are registered, where the code isn't in this process."""
+
     def code(self) -> Any:
-        """Return the callable or class that travels pickled."""
+        """Return the callable or class that travels pickled; ``None`` where it isn't in this process."""
+
+    @property
+    def serialized(self) -> bool:
+        """Whether it travels pickled."""
+
+    @property
+    def made_of(self) -> tuple[Any, ...]:
+        """What it is made of here: two owners of one pool with the same are registered as the same."""
+
+
+_pickled: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+
+
+def pickled_code(owner: Owner, *, anew: bool = False) -> bytes:
+    """Return an owner's code pickled: as it was when that was done first, or ``anew``."""
+    code = owner.code()
+    pickled = None if anew else _pickled.get(code)
+    if pickled is None:
+        pickled = _pickled[code] = pickle(code, f"the code of {owner.base_name}")
+    return pickled
+
+
+def code_version(owner: Owner) -> str:
+    """Return a digest of code that travels pickled from here; empty for other code."""
+    if not owner.serialized or owner.code() is None:
+        return ""
+    return hashlib.sha256(pickled_code(owner)).hexdigest()[:12]
 
 
 def digest(values: Any) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scaleplug.errors import ExecutionError, NotFoundError, did_you_mean
+from scaleplug.errors import ExecutionError, NotFoundError, SerializationError, did_you_mean
 from scaleplug.serializer import REGISTRY, Keyring
 from scaleplug.settings import FunctionSettings
 from scaleplug.store import Store
@@ -132,6 +133,15 @@ class Registration:
         return cls.from_dict(json.loads(keyring.unseal(REGISTRY, function, sealed)) | {"function": function})
 
 
+def registrations(sealed: Mapping[str, bytes], keyring: Keyring) -> dict[str, Registration]:
+    """Return those that can be read of sealed registrations, by the names of their pools."""
+    found = {}
+    for function, each in sealed.items():
+        with contextlib.suppress(SerializationError):  # signed with another secret, or by a version to come
+            found[function] = Registration.unseal(keyring, function, each)
+    return found
+
+
 def seal_override(keyring: Keyring, function: str, override: Mapping[str, Any]) -> bytes:
     """Return the settings laid over a function's by ``update_autoscaler``, signed."""
     return keyring.seal(REGISTRY, f"{function}|override", json.dumps(override, sort_keys=True).encode())
@@ -153,7 +163,12 @@ def lookup(store: Store, keyring: Keyring, app: str, name: str) -> Registration:
         return Registration.unseal(keyring, function, sealed)
     known = [n for n in store.functions() if "~" not in n]
     ours = [n.removeprefix(f"{app}.") for n in known if n.startswith(f"{app}.")]
+    raise not_found(app, name, ours, {n.partition(".")[0] for n in known} | store.apps().keys())
+
+
+def not_found(app: str, name: str, ours: Collection[str], apps: Collection[str]) -> NotFoundError:
+    """Return the error for a function or class nobody knows; ``ours`` are those of its app, ``apps`` all there are."""
     if ours:
-        raise NotFoundError(f"the app {app!r} has no function or class {name!r}{did_you_mean(name, ours)}")
-    deploy = "" if known else "; 'scaleplug deploy FILE' registers one"
-    raise NotFoundError(f"nobody has registered an app {app!r} here{did_you_mean(function, known)}{deploy}")
+        return NotFoundError(f"the app {app!r} has no function or class {name!r}{did_you_mean(name, ours)}")
+    near = did_you_mean(app, sorted(apps)) or ": 'scaleplug deploy FILE' registers one"
+    return NotFoundError(f"nobody has registered an app {app!r} here{near}")

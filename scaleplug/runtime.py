@@ -25,11 +25,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from scaleplug.app import forget_callers
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.controller import Controller
 from scaleplug.embedded import EmbeddedRedis
 from scaleplug.errors import ConfigurationError
+from scaleplug.here import forget_callers
 from scaleplug.keys import Keys
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect

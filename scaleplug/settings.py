@@ -13,6 +13,7 @@ from scaleplug.errors import InvalidError
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DAY = 86_400.0
+MAX_PAYLOAD = 512 * 1024 * 1024
 
 
 def check_name(kind: str, name: object) -> str:
@@ -261,6 +262,12 @@ class Config:
     max_attempts: int = _knob(
         "SCALEPLUG_MAX_ATTEMPTS", _whole, 3, "How often an input may take its container down before it fails."
     )
+    max_payload: int = _knob(
+        "SCALEPLUG_MAX_PAYLOAD",
+        _whole,
+        MAX_PAYLOAD,
+        "Bytes that the arguments or the result of one input may have, pickled.",
+    )
     result_ttl: float = _knob(
         "SCALEPLUG_RESULT_TTL", _seconds, 7 * DAY, "Seconds that the result of a spawned call is kept."
     )
@@ -291,6 +298,7 @@ class Config:
             ("max_spawned", 1),
             ("map_window", 1),
             ("max_attempts", 1),
+            ("max_payload", 1),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from scaleplug.errors import ConfigurationError
+from scaleplug.errors import ConfigurationError, NotFoundError
 from scaleplug.keys import Keys
 
 LEASE_SECONDS: Final = 4.0
 DECISIONS_KEPT: Final = 200
 LOG_LINES_KEPT: Final = 10_000
+SHORT_QUEUE: Final = 5_000
+"""Queues up to this length are rewritten in one go when a call is cancelled (``cancel.lua``)."""
+DROP_SLICE: Final = 500
 
 
 def _script_text(name: str, flags: bool) -> str:
@@ -30,19 +36,41 @@ def _script_text(name: str, flags: bool) -> str:
     return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
 
 
+def _packed(messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
+    """Return the messages as one argument, a line each, where none has line ends: the client sends it in one go."""
+    try:
+        lines = "\n".join(messages).encode()  # type: ignore[arg-type]  # bytes are told by the error
+    except TypeError:
+        return messages
+    return (lines,) if lines.count(b"\n") == len(messages) - 1 else messages
+
+
 def _str(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What :meth:`Store.begin` says: ``status`` is ok, none, stale, parked or cancelled."""
+    """What :meth:`Store.begin` says: ``status`` is ok, none, stale, parked, cancelled or outdated."""
 
     status: str
     attempt: int = 0
     verdict: str = ""
     crash: str = ""
     retried: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an input has ended: under which epoch it was held, and what :meth:`Store.finish` takes."""
+
+    epoch: int
+    id: str
+    seconds: float | None
+    failed: bool
+    reply: Mapping[str, Any]
+    outcome: bytes | None
+    draft: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +90,35 @@ class Part:
     number: int
     items: int
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What :meth:`Store.submit` is to write down of a spawned call."""
+
+    call: str
+    """Its id; several, with a space between them, are calls of one message each."""
+    keep: float
+    """Seconds that its results are kept."""
+    before: int = 0
+    """Inputs that it had before."""
+    more: bool = False
+    """Whether it gets others, until :meth:`Store.complete`."""
+
+    def arguments(self) -> tuple[str, int, int, int]:
+        """Return the script's arguments."""
+        return self.call, int(self.keep), self.before, int(self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What :meth:`Store.watch` says; an end is ``+`` and the outcome, or ``-`` and the reason why there is none."""
+
+    function: str
+    inputs: int
+    over: bool
+    cancelled: bool
+    ends: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +168,19 @@ class Store:
         self.client: Any = client  # redis-py's types mix its sync and async results
         self.keys = keys
         self.registered: dict[str, object] = {}
-        """The functions that this process knows to be in the registry."""
+        """The functions that this process knows to be in the registry, by the owner of each pool."""
+        self.inside = ""
+        """The app of which this process is a container."""
+        self.register_again: Callable[[str], object] = lambda _function: None
+        """Called with a function that is in the registry no longer, or retires; raises NotFoundError."""
         self._scripts: dict[str, Any] = {}
         self._flags: bool | None = None
 
-    def _run(self, name: str, *args: Any) -> Any:
-        return self._script(name)(keys=[self.keys.prefix], args=args)
+    def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
+        return self._script(name)(keys=self._keys(drafts), args=args)
+
+    def _keys(self, drafts: Sequence[str] = ()) -> list[str]:
+        return [self.keys.prefix, *(d and self.keys.of("draft", d) for d in drafts)]
 
     def _script(self, name: str) -> Any:
         script = self._scripts.get(name)
@@ -124,13 +188,14 @@ class Store:
             script = self._scripts[name] = self.client.register_script(_script_text(name, self._knows_flags()))
         return script
 
-    def _run_many(self, name: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """Run a script for each row of arguments, in one trip."""
+    def _run_many(self, name: str, rows: Sequence[tuple[Sequence[Any], str]]) -> list[Any]:
+        """Run a script for each row of arguments and draft, '' for none, in one trip."""
         sha, results = self._script(name).sha, list[Any]()
         for _ in range(2):
             pipe = self.client.pipeline(transaction=False)
-            for row in rows:
-                pipe.evalsha(sha, 1, self.keys.prefix, *row)
+            for row, draft in rows:
+                keys = self._keys([draft] if draft else ())
+                pipe.evalsha(sha, len(keys), *keys, *row)
             results = pipe.execute(raise_on_error=False)
             if not any(isinstance(result, redis.exceptions.NoScriptError) for result in results):
                 break
@@ -156,7 +221,7 @@ class Store:
 
     # -- callers ---------------------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(  # what the script takes
         self,
         function: str,
         messages: Sequence[str | bytes],
@@ -164,16 +229,75 @@ class Store:
         most_pending: int,
         most_total: int = 0,
         partial: bool = False,
-        record: str = "",
-        record_seconds: float = 0,
+        record: Record | None = None,
+        drafts: Sequence[str] = (),
     ) -> Admission:
-        """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``."""
-        args = (function, most_pending, most_total, int(partial), record, int(record_seconds))
-        return Admission(*(int(n) for n in self._run("submit", *args, *messages)))
+        """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``.
 
-    def delay(self, function: str, message: str | bytes, due: float, *, most_pending: int) -> Admission:
-        """Keep an input until the Unix time ``due``."""
-        return Admission(*(int(n) for n in self._run("delay", function, most_pending, repr(due), message)))
+        ``drafts`` names the large arguments of the first messages, with '' for those that have none.
+        """
+        spawned = record or Record("", 0)
+        args = (function, most_pending, most_total, int(partial), *spawned.arguments(), len(messages))
+        return Admission(*(int(n) for n in self._admit("submit", *args, *_packed(messages), drafts=drafts)))
+
+    def submit_part(
+        self, function: str, messages: Sequence[str], record: Record, *, most_pending: int
+    ) -> Callable[[], Admission]:
+        """Begin to submit as many of a spawned call's messages as fit; what is returned waits for the answer.
+
+        It must be called. Others can be made while Redis is busy with these.
+        """
+
+        def again() -> Admission:
+            return self.submit(function, messages, most_pending=most_pending, partial=True, record=record)
+
+        script, pool = self._scripts.get("submit"), self.client.connection_pool
+        if script is None:  # not known to Redis yet
+            return again
+        link = pool.get_connection()
+        args = (self._marked(function), most_pending, 0, 1, *record.arguments(), len(messages), *_packed(messages))
+
+        def answer() -> Admission:
+            try:
+                found = Admission(*(int(n) for n in link.read_response()))
+                return found if found.accepted >= 0 else again()  # it is to be registered again
+            except (NoScriptError, RedisConnectionError, RedisTimeoutError):  # an input that came twice ends once
+                return again()
+            finally:
+                pool.release(link)
+
+        try:
+            link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+        except BaseException:
+            link.disconnect()
+            pool.release(link)
+            raise
+        return answer
+
+    def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
+        """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
+        self._run("complete", function, call, inputs, int(keep))
+
+    def delay(
+        self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
+    ) -> Admission:
+        """Keep an input until the Unix time ``due``; see :meth:`submit` for ``drafts``."""
+        result = self._admit("delay", function, most_pending, repr(due), message, drafts=drafts)
+        return Admission(*(int(n) for n in result))
+
+    def _marked(self, function: str) -> str:
+        return f"!{function}" if self.inside and function.startswith(f"{self.inside}.") else function
+
+    def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
+        """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
+        marked = self._marked(function)
+        answer = self._run(script, marked, *args, **options)
+        if int(answer[0]) < 0:
+            self.register_again(function)
+            answer = self._run(script, marked, *args, **options)
+        if int(answer[0]) < 0:
+            raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
+        return answer
 
     def cancel(
         self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
@@ -185,10 +309,23 @@ class Store:
         removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
         return int(removed), int(told)
 
-    def watch(self, call: str, caller: str) -> tuple[bytes | None, str, bool, str]:
-        """Return (outcome, function, cancelled, reason if none) of a spawned call; tell ``caller`` of its end."""
-        outcome, function, cancelled, ended = self._run("watch", call, caller)
-        return outcome or None, _str(function), bool(cancelled), _str(ended)
+    def drop(self, function: str, call: str, keep: float) -> int:
+        """Take the pending inputs of a cancelled spawned call off a long queue, in slices; return how many."""
+        if self.client.llen(self.keys.queue(function)) <= SHORT_QUEUE:
+            return 0  # the cancelling itself saw to it
+        first, dropped = 0, 0
+        while first >= 0:
+            removed, first = self._run("drop", function, call, int(keep), first, DROP_SLICE)
+            dropped += int(removed)
+        return dropped
+
+    def watch(self, call: str, index: int, most: int, caller: str) -> Watched:
+        """Look at a spawned call and the ends of its inputs from ``index`` on, without a gap, ``most`` of them.
+
+        Tell ``caller`` of the end of that first input, unless it is there.
+        """
+        function, inputs, over, cancelled, *ends = self._run("watch", call, index, most, caller)
+        return Watched(_str(function), int(inputs), bool(over), bool(cancelled), tuple(bytes(end) for end in ends))
 
     def take_many(self, container: str, epoch: int, function: str, most: int) -> list[bytes]:
         """Take messages without waiting, also while Redis is out of memory: running inputs frees some."""
@@ -218,33 +355,31 @@ class Store:
         return None if found is None else int(found)
 
     def begin(
-        self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any]
-    ) -> Claimed:
-        """Claim the message just taken and count the attempt."""
-        return self.begin_many(container, epoch, function, timeout, [(input_id, reply)])[0]
+        self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any],
+        version: str = "",
+    ) -> Claimed:  # fmt: skip
+        """Claim the message just taken and count the attempt; ``version`` is that of the container's code."""
+        return self.begin_many(container, epoch, function, timeout, [(input_id, reply)], version)[0]
 
     def begin_many(
-        self, container: str, epoch: int, function: str, timeout: float, inputs: Sequence[tuple[str, Mapping[str, Any]]]
-    ) -> list[Claimed]:
+        self, container: str, epoch: int, function: str, timeout: float,
+        inputs: Sequence[tuple[str, Mapping[str, Any]]], version: str = "",
+    ) -> list[Claimed]:  # fmt: skip
         """Claim messages that were taken, (id, reply) of each, the first one taken first."""
         rows = [
             (container, epoch, function, input_id, timeout, reply.get("caller", ""), reply.get("call", ""),
-             int(reply.get("keep", 0)), int(reply.get("index", 0)))
+             int(reply.get("keep", 0)), int(reply.get("index", 0)), reply.get("version", ""), version)
             for input_id, reply in inputs
         ]  # fmt: skip
-        return [_claimed(result) for result in self._run_many("begin", rows)]
+        return [_claimed(result) for result in self._run_many("begin", [(row, "") for row in rows])]
 
-    def finish_many(
-        self,
-        container: str,
-        function: str,
-        ends: Sequence[tuple[int, str, float | None, bool, Mapping[str, Any], bytes | None]],
-    ) -> list[bool]:
-        """Do what :meth:`finish` does for several: (epoch, id, seconds, failed, reply, outcome) of each."""
+    def finish_many(self, container: str, function: str, ends: Sequence[End]) -> list[bool]:
+        """Do what :meth:`finish` does for several."""
         rows = [
-            (container, epoch, function, input_id, *_finish_arguments(seconds, failed, reply, outcome))
-            for epoch, input_id, seconds, failed, reply, outcome in ends
-        ]
+            ((container, end.epoch, function, end.id,
+              *_finish_arguments(end.seconds, end.failed, end.reply, end.outcome)), end.draft)
+            for end in ends
+        ]  # fmt: skip
         return [bool(done) for done in self._run_many("finish", rows)]
 
     def finish(  # noqa: PLR0913  # what the script takes
@@ -258,13 +393,16 @@ class Store:
         failed: bool,
         reply: Mapping[str, Any],
         outcome: bytes | None,
+        draft: str = "",
     ) -> bool:
         """Acknowledge an input and store its outcome; False when the container no longer owns it.
 
-        ``seconds`` it took count for the function's service time, unless they are ``None``.
+        ``seconds`` it took count for the function's service time, unless they are ``None``. ``draft`` names the large
+        value to which the outcome refers.
         """
         how = _finish_arguments(seconds, failed, reply, outcome)
-        return bool(self._run("finish", container, epoch, function, input_id, *how))
+        drafts = [draft] if draft else ()
+        return bool(self._run("finish", container, epoch, function, input_id, *how, drafts=drafts))
 
     def retry(
         self, container: str, epoch: int, function: str, input_id: str, *,
@@ -353,8 +491,8 @@ class Store:
         """Return the idle containers that have been given a message and have not claimed it yet."""
         return {_str(c) for c in self._run("taking", *functions)}
 
-    def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float]]) -> bool:
-        """Write down (container, function, slot, backend, host, time) before each start; False without the lease."""
+    def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float, str]]) -> bool:
+        """Write down (container, function, slot, backend, host, time, version) before a start; False without lease."""
         return bool(self._run("started", token, *(value for row in containers for value in row)))
 
     def set_slots(self, token: str, containers: Sequence[str], slots: int) -> bool:
@@ -398,6 +536,30 @@ class Store:
     def decisions(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the last decisions, newest first."""
         return [json.loads(line) for line in self.client.lrange(self.keys.of("decisions", function), 0, last - 1)]
+
+    def put_trouble(self, function: str, trouble: Mapping[str, Any] | None) -> None:
+        """Keep why a function's last container did not start; ``None`` when one has."""
+        key = self.keys.of("trouble", function)
+        if trouble is None:
+            self.client.delete(key)
+        else:
+            self.client.set(key, json.dumps(trouble), ex=7 * 86_400)
+
+    def troubles(self, functions: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return ``at``, ``version``, ``reason`` and ``lines`` of failed starts, where none has worked since."""
+        if not functions:
+            return {}
+        found = self.client.mget([self.keys.of("trouble", function) for function in functions])
+        return {function: json.loads(text) for function, text in zip(functions, found, strict=True) if text}
+
+    def put_prepared(self, versions: Mapping[str, str]) -> None:
+        """Write down the version of each function's code that can be started now."""
+        if versions:
+            self.client.hset(self.keys.prepared, mapping=dict(versions))
+
+    def prepared(self) -> dict[str, str]:
+        """Return the version of each function's code that can be started."""
+        return {_str(n): _str(v) for n, v in self.client.hgetall(self.keys.prepared).items()}
 
     def learn(self, function: str, **seconds: float) -> None:
         """Keep what was learned of a function's ``service_time`` and ``start_time``."""
@@ -483,6 +645,7 @@ class Store:
         pipe.hset(self.keys.apps, app, record)
         if retired or sealed:
             pipe.hdel(self.keys.overrides, *retired, *sealed)
+            pipe.delete(*(self.keys.of("trouble", name) for name in (*retired, *sealed)))
         if retired:
             pipe.sadd(self.keys.retiring, *retired)
         if sealed:
@@ -507,9 +670,13 @@ class Store:
         """Return the functions that take no new inputs and go when the last one has ended."""
         return {_str(name) for name in self.client.smembers(self.keys.retiring)}
 
-    def retire(self, token: str, function: str) -> bool:
-        """Remove a retiring function from the registry; False while something of it is left."""
-        return bool(self._run("retire", token, function))
+    def retire(self, token: str, functions: Sequence[str]) -> bool:
+        """Remove retiring functions from the registry; False while something of any of them is left."""
+        gone = bool(self._run("retire", token, *functions))
+        if gone:
+            for function in functions:
+                self.drop_code(function, keep=())
+        return gone
 
     def let_be(self, token: str, function: str) -> bool:
         """Let a function that nobody uses retire; False when something of it is left."""

@@ -8,13 +8,17 @@ done by an :class:`Intake` (``worker/intake.py``): this file only fits it into k
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any, Protocol
 
 from kombu.transport import virtual
 
+from scaleplug.blobs import submission
 from scaleplug.errors import ResourceExhausted
 from scaleplug.store import Admission, Store
+
+_ID = re.compile(rb'"id": "([^"]*)"')
 
 
 class Intake(Protocol):
@@ -49,13 +53,17 @@ class QoS(virtual.QoS):  # type: ignore[misc]  # kombu has no types
     def ack(self, delivery_tag: str) -> None:
         """Finish the input."""
         self.channel.connection.intake.finish(delivery_tag)
-        super().ack(delivery_tag)
+        self._let_go(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Requeue the input, or finish it without an outcome."""
         intake = self.channel.connection.intake
         intake.requeue(delivery_tag) if requeue else intake.finish(delivery_tag)
+        self._let_go(delivery_tag)
+
+    def _let_go(self, delivery_tag: str) -> None:
         super().ack(delivery_tag)
+        self._flush()  # at once: kombu would keep the message, and its arguments, until the next one comes
 
 
 class Channel(virtual.Channel):  # type: ignore[misc]
@@ -67,15 +75,18 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         transport = self.connection
         store, function = transport.store, queue.removeprefix(transport.store.keys.queue(""))
+        drafts = sent.keys() if (sent := submission.get()) is not None else ()
         headers = message.get("headers") or {}
         eta, raw = headers.get("eta"), None
         if eta:
             # It waits in Redis, not in a worker's memory; the container sees it when it is due, without an ETA.
             due = datetime.fromisoformat(eta).timestamp()
             raw = json.dumps({**message, "headers": {**headers, "eta": None}})
-            admission = store.delay(function, raw, due, most_pending=transport.most_pending)
+            admission = store.delay(function, raw, due, most_pending=transport.most_pending, drafts=drafts)
         else:
-            admission = store.submit(function, [json.dumps(message)], most_pending=transport.most_pending)
+            admission = store.submit(
+                function, [json.dumps(message)], most_pending=transport.most_pending, drafts=drafts
+            )
         if not admission.accepted:
             raise exhausted(function, admission, transport.most_pending, 0)
 
@@ -83,11 +94,15 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         return 0  # what kombu asks when it declares a queue; nobody looks at the answer
 
     def _purge(self, queue: str) -> int:
-        client = self.connection.store.client
-        pipe = client.pipeline()
-        pipe.llen(queue)
+        store = self.connection.store
+        pipe = store.client.pipeline()
+        pipe.lrange(queue, 0, -1)
         pipe.delete(queue)
-        return int(pipe.execute()[0])
+        messages = pipe.execute()[0]
+        ids = [found[1].decode() for message in messages if (found := _ID.search(message))]
+        for first in range(0, len(ids), 1_000):
+            store.client.unlink(*(store.keys.of("argument", input_id) for input_id in ids[first : first + 1_000]))
+        return len(messages)
 
     def _has_queue(self, queue: str, **_: Any) -> bool:  # noqa: ARG002
         return True

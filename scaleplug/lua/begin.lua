@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Claim the message a container has just taken. The attempt is counted here, before any of the user's code runs.
--- ARGV: container, epoch, fn, id, timeout, caller ('' if nobody waits), call, keep (seconds), index.
--- Returns {'ok', attempt, verdict or '', crash or '', times retried}, or {'none' | 'stale' | 'parked' | 'cancelled'}.
+-- ARGV: container, epoch, fn, id, timeout, caller ('' if nobody waits), call, keep (seconds), index, version of the code
+--       that the input asks for ('' for any), version of the container's.
+-- Returns {'ok', attempt, verdict or '', crash or '', times retried}, or {'none' | 'stale' | 'parked' | 'cancelled' | 'outdated'}.
 local container, epoch, fn, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local transit, caller, call = P .. 'transit:' .. container .. ':' .. epoch, ARGV[6], ARGV[7]
 local function state(attempt)
@@ -20,12 +21,15 @@ if not message then
   return state(tonumber(redis.call('HGET', P .. 'attempts:' .. fn, id) or '1'))
 end
 if epoch_of(container) ~= tonumber(epoch) then
-  redis.call('DEL', transit)
-  redis.call('RPUSH', P .. 'queue:' .. fn, message)
+  while true do -- several may have been taken at once
+    local taken = redis.call('RPOP', transit)
+    if not taken then break end
+    redis.call('RPUSH', P .. 'queue:' .. fn, taken)
+  end
   ring(fn)
   return {'stale'}
 end
-if call ~= '' and redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 then
+if call ~= '' and is_cancelled(call) then
   redis.call('LPOP', transit)
   forget(fn, id)
   deliver(call, ARGV[9], caller, tonumber(ARGV[8]), nil, 'cancelled')
@@ -35,7 +39,18 @@ if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('LPOP', transit)
   redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
   redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
+  redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) -- longer than its message: parking more renews that
   return {'parked'}
+end
+-- Only the registered version is worth leaving for: two callers with different ones would send containers away for ever.
+local asked = ARGV[10]
+if asked ~= '' and asked ~= ARGV[11] and asked == redis.call('HGET', P .. 'versions', fn) and
+  redis.call('HLEN', P .. 'claims:' .. container .. ':' .. epoch) == 0 then
+  redis.call('LPOP', transit)
+  redis.call('RPUSH', P .. 'queue:' .. fn, message)
+  let_go(container, fn)
+  ring(fn)
+  return {'outdated'}
 end
 redis.call('HSET', P .. 'claims:' .. container .. ':' .. epoch, id, message)
 redis.call('LPOP', transit)

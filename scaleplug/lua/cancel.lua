@@ -3,24 +3,25 @@
 -- Returns {pending inputs removed, running inputs told}.
 local fn, call, queue, delayed = ARGV[1], ARGV[2], P .. 'queue:' .. ARGV[1], P .. 'delayed:' .. ARGV[1]
 redis.call('SET', P .. 'cancelled:' .. call, '1', 'EX', 86400)
--- As json.dumps writes the header: a call's id alone also stands in what its inputs have sent on.
-local removed, told, mark = 0, 0, '"call": "' .. call .. '"'
+-- A spawned call's record outlives that, if the call waits so long.
+if redis.call('EXISTS', P .. 'call:' .. call) == 1 then redis.call('HSET', P .. 'call:' .. call, 'cancelled', '1') end
+local removed, told, keep = 0, 0, ARGV[3] == '1' and tonumber(ARGV[4]) or 0
 local function drop(message)
-  if not string.find(message, mark, 1, true) then return false end
+  local index = input_of(message, call)
+  if not index then return false end
   removed = removed + 1
-  local id = string.match(message, '"id": "([^"]*)"')
-  if id then forget(fn, id) end
+  drop_pending(fn, message, call, index, ARGV[5], keep)
   return true
 end
--- Longer queues are not rewritten in one go: begin.lua drops what is left when it is taken.
+-- Longer queues are not rewritten in one go: see drop.lua, and begin.lua drops what is left when it is taken.
 if redis.call('LLEN', queue) <= 5000 then
-  local keep = {}
+  local left = {}
   for _, message in ipairs(redis.call('LRANGE', queue, 0, -1)) do
-    if not drop(message) then keep[#keep + 1] = message end
+    if not drop(message) then left[#left + 1] = message end
   end
   if removed > 0 then
     redis.call('DEL', queue)
-    for first = 1, #keep, 1000 do redis.call('RPUSH', queue, unpack(keep, first, math.min(first + 999, #keep))) end
+    for first = 1, #left, 1000 do redis.call('RPUSH', queue, unpack(left, first, math.min(first + 999, #left))) end
   end
 end
 if redis.call('ZCARD', delayed) <= 5000 then
@@ -37,9 +38,6 @@ for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
       told = told + 1
     end
   end
-end
-if ARGV[3] == '1' and told == 0 and redis.call('EXISTS', P .. 'result:' .. call) == 0 then
-  deliver(call, 0, ARGV[5], tonumber(ARGV[4]), nil, 'cancelled')
 end
 ring(fn)
 return {removed, told}

@@ -18,6 +18,15 @@ local function leads(token)
   return token == '' or redis.call('GET', P .. 'lease') == token
 end
 
+-- Return a function's name, and what to answer when it takes no inputs: nobody has registered it, or it retires and the
+-- inputs don't come from inside its app, which a '!' before the name stands for.
+local function admit(marked)
+  local fn = string.match(marked, '^!?(.*)$')
+  local takes = redis.call('HEXISTS', P .. 'functions', fn) == 1 and
+    (fn ~= marked or redis.call('SISMEMBER', P .. 'retiring', fn) == 0)
+  return fn, not takes and {-1, 0, 0} or nil
+end
+
 local function epoch_of(container)
   return tonumber(redis.call('HGET', P .. 'container:' .. container, 'epoch') or '0')
 end
@@ -58,20 +67,83 @@ local function give_back(fn, container, epoch, reason, blameless)
   return returned
 end
 
--- Store the outcome of an input where its caller looks for it.
-local function deliver(call, index, caller, keep, payload, refused)
-  if keep > 0 then
-    if payload then
-      redis.call('SET', P .. 'result:' .. call, payload, 'EX', keep)
-    else
-      redis.call('SET', P .. 'ended:' .. call, refused, 'EX', keep)
+-- The large outcomes to which a spawned call's results refer stay as long as these: `seconds`, or on and on where that is nil.
+local function keep_large(call, seconds)
+  local large = P .. 'large:' .. call
+  local keys = redis.call('SMEMBERS', large)
+  keys[#keys + 1] = large
+  for _, key in ipairs(keys) do
+    if seconds then redis.call('EXPIRE', key, seconds) else redis.call('PERSIST', key) end
+  end
+end
+
+-- Let a spawned call's record and results stay until its last input has ended, and then as long as `keep` says. One that
+-- still gets inputs is not kept for ever: who sends them may be gone.
+local function settle(call, keep)
+  local record, results = P .. 'call:' .. call, P .. 'results:' .. call
+  local known = redis.call('HMGET', record, 'inputs', 'open')
+  if not known[1] then
+    redis.call('EXPIRE', results, keep)
+    keep_large(call, keep)
+  elseif known[2] then
+    redis.call('EXPIRE', record, keep + 86400)
+    redis.call('EXPIRE', results, keep + 86400)
+  elseif redis.call('HLEN', results) >= tonumber(known[1]) then
+    redis.call('HSET', record, 'over', '1')
+    redis.call('EXPIRE', record, keep + 86400)
+    redis.call('EXPIRE', results, keep)
+    keep_large(call, keep)
+  end
+end
+
+-- Write down a spawned call: `inputs` is how many it has by now, `open` whether more are to come.
+local function remember(call, fn, inputs, open, keep)
+  local record = P .. 'call:' .. call
+  redis.call('HSET', record, 'fn', fn, 'inputs', inputs)
+  if open then
+    redis.call('HSET', record, 'open', '1')
+    settle(call, keep)
+  end
+end
+
+-- Store the end of a spawned call's input; false when that is known already, or no longer. `large` is the key of an
+-- outcome to which the payload only refers.
+local function store_end(call, index, keep, payload, refused, large)
+  local record, results = P .. 'call:' .. call, P .. 'results:' .. call
+  local known = redis.call('HMGET', record, 'inputs', 'over')
+  if known[1] and (tonumber(index) < 0 or tonumber(index) >= tonumber(known[1])) then return false end
+  if known[2] and redis.call('HEXISTS', results, index) == 0 then return false end
+  local value = payload and '+' .. payload or '-' .. refused
+  if redis.call('HSETNX', results, index, value) == 0 then
+    -- The first end counts, but what is signed stands above a reason that is not.
+    if not payload or string.sub(redis.call('HGET', results, index), 1, 1) == '+' then return false end
+    redis.call('HSET', results, index, value)
+  end
+  if large then
+    redis.call('SADD', P .. 'large:' .. call, large)
+    -- Who sends the inputs of an open call may be gone; complete.lua lets them stay.
+    if redis.call('HEXISTS', record, 'open') == 1 then
+      redis.call('EXPIRE', large, keep + 86400)
+      redis.call('EXPIRE', P .. 'large:' .. call, keep + 86400)
     end
   end
+  settle(call, keep)
+  return true
+end
+
+local function is_cancelled(call)
+  return redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 or redis.call('HEXISTS', P .. 'call:' .. call, 'cancelled') == 1
+end
+
+-- Store the outcome of an input where its caller looks for it; false when nobody needs it any more.
+local function deliver(call, index, caller, keep, payload, refused, large)
   local callers = {}
   if caller ~= '' then callers[1] = caller end
   if keep > 0 then
-    for _, watcher in ipairs(redis.call('SMEMBERS', P .. 'watchers:' .. call)) do callers[#callers + 1] = watcher end
-    redis.call('DEL', P .. 'watchers:' .. call)
+    if not store_end(call, index, keep, payload, refused, large) then return false end
+    local watchers = P .. 'watchers:' .. call .. ':' .. index
+    for _, watcher in ipairs(redis.call('SMEMBERS', watchers)) do callers[#callers + 1] = watcher end
+    if #callers > 0 then redis.call('DEL', watchers) end
   end
   for _, who in ipairs(callers) do
     local inbox = P .. 'inbox:' .. who
@@ -83,9 +155,21 @@ local function deliver(call, index, caller, keep, payload, refused)
     -- A caller that was paused finds it when it goes on; one that is gone leaves nothing behind for long.
     if redis.call('TTL', inbox) < 0 then redis.call('EXPIRE', inbox, 3600) end
   end
+  return true
 end
 
+-- Let the draft of a large value count from here on: for `seconds`, or until it is deleted where that is nil.
+local function accept(draft, seconds)
+  if redis.call('EXISTS', draft) == 0 then return end -- this was done before, and the reply was lost
+  local key = P .. string.sub(draft, #P + #'draft:' + 1)
+  redis.call('RENAME', draft, key)
+  if seconds then redis.call('EXPIRE', key, seconds) else redis.call('PERSIST', key) end
+  return key
+end
+
+-- An input has come to its end, in whatever way.
 local function forget(fn, id)
+  redis.call('UNLINK', P .. 'argument:' .. id)
   redis.call('ZREM', P .. 'running:' .. fn, id)
   redis.call('HDEL', P .. 'attempts:' .. fn, id)
   redis.call('HDEL', P .. 'verdicts:' .. fn, id)
@@ -102,7 +186,7 @@ end
 -- End an input that some container held if its call is cancelled; false if it isn't.
 drop_cancelled = function(fn, id, message)
   local call = call_of(id)
-  if redis.call('EXISTS', P .. 'cancelled:' .. call) == 0 then return false end
+  if not is_cancelled(call) then return false end
   forget(fn, id)
   local ok, parsed = pcall(cjson.decode, message)
   local reply = ok and type(parsed) == 'table' and type(parsed.headers) == 'table' and parsed.headers.scaleplug
@@ -127,6 +211,28 @@ local function count_time(fn, microseconds)
   if microseconds == '' then return end
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', microseconds)
+end
+
+-- Take a container out of service that holds nothing: from here on nothing it takes is accepted.
+local function let_go(container, fn)
+  redis.call('HINCRBY', P .. 'container:' .. container, 'epoch', 1)
+  redis.call('HSET', P .. 'container:' .. container, 'state', 'released')
+  redis.call('ZREM', P .. 'idle:' .. fn, container)
+  redis.call('ZREM', P .. 'ready:' .. fn, container)
+end
+
+-- The index under which a pending message asks for its outcome, if it belongs to the call; '0' where it names none.
+local function input_of(message, call)
+  -- As json.dumps writes the header: a call's id alone also stands in what its inputs have sent on.
+  local _, last = string.find(message, '"call": "' .. call .. '"', 1, true)
+  return last and (string.match(message, '^, "index": (%d+)', last + 1) or '0')
+end
+
+-- Forget a pending input of a cancelled call, which is taken off its queue; `keep` of 0 tells nobody.
+local function drop_pending(fn, message, call, index, caller, keep)
+  local id = string.match(message, '"id": "([^"]*)"')
+  if id then forget(fn, id) end
+  if keep > 0 then deliver(call, index, caller, keep, nil, 'cancelled') end
 end
 
 local function now_idle(fn, container, epoch)

@@ -4,6 +4,8 @@
 local fn = ARGV[3]
 local message = redis.call('LPOP', P .. 'transit:' .. ARGV[1] .. ':' .. ARGV[2])
 if not message then return 0 end
+local id = string.match(message, '"id": "([^"]*)"')
+if id then redis.call('UNLINK', P .. 'argument:' .. id) end
 local list = P .. 'quarantine:' .. fn
 redis.call('LPUSH', list, cjson.encode({reason = ARGV[4], at = tonumber(ARGV[5]), container = ARGV[1], bytes = #message}), message)
 redis.call('LTRIM', list, 0, 1999)

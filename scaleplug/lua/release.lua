@@ -6,8 +6,5 @@ local container, fn = ARGV[2], ARGV[3]
 local epoch = epoch_of(container)
 local held = redis.call('HLEN', P .. 'claims:' .. container .. ':' .. epoch)
 if held + redis.call('LLEN', P .. 'transit:' .. container .. ':' .. epoch) > 0 then return 0 end
-redis.call('HINCRBY', P .. 'container:' .. container, 'epoch', 1)
-redis.call('HSET', P .. 'container:' .. container, 'state', 'released')
-redis.call('ZREM', P .. 'idle:' .. fn, container)
-redis.call('ZREM', P .. 'ready:' .. fn, container)
+let_go(container, fn)
 return 1

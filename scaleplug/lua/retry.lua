@@ -9,7 +9,7 @@ local message = redis.call('HGET', claims, id)
 if not message then return 0 end
 redis.call('HDEL', claims, id)
 count_time(fn, ARGV[6])
-if call ~= '' and redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 then
+if call ~= '' and is_cancelled(call) then
   forget(fn, id)
   deliver(call, ARGV[8], ARGV[9], tonumber(ARGV[10]), nil, 'cancelled')
 else

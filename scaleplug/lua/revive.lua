@@ -9,7 +9,10 @@ local back = 0
 while true do
   local fn = redis.call('LPOP', parked)
   if not fn then break end
-  redis.call('RPUSH', P .. 'queue:' .. fn, redis.call('LPOP', parked))
+  local message = redis.call('LPOP', parked)
+  local id = string.match(message, '"id": "([^"]*)"')
+  if id then redis.call('PERSIST', P .. 'argument:' .. id) end
+  redis.call('RPUSH', P .. 'queue:' .. fn, message)
   ring(fn)
   back = back + 1
 end

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from scaleplug.testing.inputs import CrashError, LocalInput, loads, settings_of
+from scaleplug.testing.inputs import CrashError, LocalInput, loads
 from scaleplug.worker.batches import by_name, check_results, lists
 
 Outcomes = list[tuple[LocalInput, bytes | None]]
@@ -14,7 +14,7 @@ Outcomes = list[tuple[LocalInput, bytes | None]]
 
 def due_at(queue: deque[LocalInput]) -> float:
     """Return the monotonic time from which on what is at the front of a queue may begin."""
-    settings = settings_of(queue[0].function)
+    settings = queue[0].function.pool_settings
     if settings.max_batch_size is None or len(queue) >= settings.max_batch_size or queue[0].attempts:
         return 0.0
     return queue[0].made_at + settings.wait_ms / 1000
@@ -22,11 +22,11 @@ def due_at(queue: deque[LocalInput]) -> float:
 
 def take(queue: deque[LocalInput]) -> list[LocalInput]:
     """Take the inputs that are run together: one, but for a batched function; one is alone after a crash."""
-    size = settings_of(queue[0].function).max_batch_size or 1
+    size = queue[0].function.pool_settings.max_batch_size or 1
     taken = [queue.popleft()]
     while len(taken) < size and queue and not (taken[0].attempts or queue[0].attempts):
         taken.append(queue.popleft())
-    if settings_of(taken[0].function).max_batch_size is not None:
+    if taken[0].function.pool_settings.max_batch_size is not None:
         for item in taken:
             item.batch = taken
     return taken

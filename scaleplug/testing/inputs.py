@@ -15,7 +15,8 @@ from typing import Any
 import cloudpickle
 from celery.exceptions import TaskPredicate
 
-from scaleplug.abc import CallKind, Event
+from scaleplug.abc import CallKind, Event, Look
+from scaleplug.blobs import check_size
 from scaleplug.errors import (
     ContainerCrashError,
     InputCancellation,
@@ -27,7 +28,7 @@ from scaleplug.errors import (
 from scaleplug.function import Function
 from scaleplug.pools import with_options
 from scaleplug.serializer import pickle_call
-from scaleplug.settings import FunctionSettings
+from scaleplug.settings import FunctionSettings, process_config
 from scaleplug.streams import Window
 
 AnyFunction = Function[Any, Any]
@@ -106,8 +107,30 @@ class Spawned:
     """What is known of a spawned call."""
 
     function: str
-    event: Event | None = None
+    inputs: int = 0
+    open: bool = False  # more inputs may come
     cancelled: bool = False
+    events: dict[int, Event] = field(default_factory=dict)
+    over_at: float | None = None  # when the last of its inputs had ended
+
+    def put(self, event: Event) -> None:
+        """Note the end of an input."""
+        self.events.setdefault(event.index, event)
+        self.settle()
+
+    def settle(self) -> None:
+        """Note when all inputs have ended."""
+        if self.over_at is None and not self.open and len(self.events) >= self.inputs:
+            self.over_at = time.monotonic()
+
+    def look(self, index: int, most: int, keep: float) -> Look:
+        """Return what is known, results for ``keep`` seconds after the last end."""
+        if self.over_at is not None and time.monotonic() > self.over_at + keep:
+            self.events.clear()
+        ends: list[Event] = []
+        while len(ends) < most and index + len(ends) in self.events:
+            ends.append(self.events[index + len(ends)])
+        return Look(self.function, self.inputs, self.over_at is not None, self.cancelled, ends)
 
 
 class CrashError(BaseException):
@@ -120,8 +143,8 @@ current: ContextVar[LocalInput | None] = ContextVar("scaleplug_testing_input", d
 def full_name(function: AnyFunction | str, known: Iterable[AnyFunction]) -> str:
     """Return the full name of a Function, or of the one in ``known`` that is called so; raises NotFoundError."""
     if isinstance(function, Function):
-        return function.full_name
-    found = sorted({each.full_name for each in known if function in (each.name, each.full_name)})
+        return function.here().input_name
+    found = sorted({each.title for each in known if function in (each.name, each.title)})
     if not found:
         raise NotFoundError(f"this process has no function {function!r}: import the module that defines it")
     if len(found) > 1:
@@ -136,7 +159,8 @@ def make(
     if function.task.typing:
         function.task.__header__(*args, **kwargs)
     payload = pickle_call(function.full_name, args, dict(kwargs))
-    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind == "map" else call)
+    check_size(f"an argument of {function.full_name}", len(payload), process_config().max_payload)
+    return LocalInput(function, call, index, payload, id=f"{call}:{index}" if kind in ("map", "spawn_map") else call)
 
 
 def settings_of(function: AnyFunction) -> FunctionSettings:

@@ -18,15 +18,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import cloudpickle
 from celery import current_task
 
 from scaleplug import function as function_module
-from scaleplug.abc import CallKind, Event, FunctionRef, Input, Look
-from scaleplug.app import known_functions, use_twin
+from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
+from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
+from scaleplug.cls import BoundMethod, Cls
 from scaleplug.context import running
 from scaleplug.errors import (
     ExecutionError,
@@ -35,8 +37,10 @@ from scaleplug.errors import (
     InputCancelledError,
     InvalidError,
     NotFoundError,
+    PayloadTooLargeError,
 )
 from scaleplug.function import Function, run_coroutine
+from scaleplug.here import known_functions, known_methods, use_twin
 from scaleplug.loops import done_now
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
@@ -60,8 +64,8 @@ from scaleplug.testing.inputs import (
     noted,
     own_frames_off,
     retry_delay,
-    settings_of,
 )
+from scaleplug.testing.objects import Objects
 from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
 from scaleplug.worker.batches import check_results
@@ -82,7 +86,7 @@ class LocalRun:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._done: queue.SimpleQueue[tuple[LocalInput, bytes | None] | None] = queue.SimpleQueue()
-        self._open: dict[str, tuple[Callable[[Event], object], LocalInput | None]] = {}
+        self._open: dict[str, list[tuple[Callable[[Event], object], LocalInput | None]]] = {}
         self._queues: dict[AnyFunction, deque[LocalInput]] = {}
         self._running: list[LocalInput] = []
         self._waiting: list[tuple[float, LocalInput]] = []  # failed ones, with the time at which they run again
@@ -95,6 +99,9 @@ class LocalRun:
         self._next_deadline: float | None = None
         self._overrides: dict[str, dict[str, Any]] = {}
         self._ended = False
+        self.met: dict[str, Any] = {}
+        self._known: dict[Any, AnyFunction] = {}
+        self._objects = Objects(self._load_class)
 
     # -- what a test asks and tells --------------------------------------------------------------------------------
 
@@ -102,20 +109,20 @@ class LocalRun:
         """Return the inputs sent to a function so far, oldest first; a name may be ``"f"`` or ``"app.f"``."""
         name = self._name(function)
         with self._lock:
-            made = [(item.payload, item.runs) for item in self._made if item.function.full_name == name]
+            made = [(item.payload, item.runs) for item in self._made if item.function.input_name == name]
         return [SentInput(args, kwargs, runs) for payload, runs in made for args, kwargs in [loads(name, payload)]]
 
     def pending(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function wait for a thread, or for a retry."""
         name = self._name(function)
         with self._lock:
-            return sum(1 for item in self._not_begun() if item.function.full_name == name)
+            return sum(1 for item in self._not_begun() if item.function.input_name == name)
 
     def running(self, function: AnyFunction | str) -> int:
         """Return how many inputs of a function run."""
         name = self._name(function)
         with self._lock:
-            return sum(1 for item in self._running if item.function.full_name == name)
+            return sum(1 for item in self._running if item.function.input_name == name)
 
     def replace(self, function: AnyFunction | str, stub: Callable[..., Any]) -> None:
         """Run ``stub`` in place of a function's own code; it may be async."""
@@ -161,7 +168,7 @@ class LocalRun:
         return self._plans.setdefault(self._name(function), Plan())
 
     def _name(self, function: AnyFunction | str) -> str:
-        return full_name(function, (*known_functions(), *self._queues))
+        return full_name(function, (*known_functions(), *known_methods(), *self._queues))
 
     # -- the port --------------------------------------------------------------------------------------------------
 
@@ -169,7 +176,7 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         owner = current.get()
         with self._lock:
-            self._open[call] = (put, owner)
+            self._open.setdefault(call, []).append((put, owner))
             if owner is not None:
                 owner.waits += 1  # others may run meanwhile: else functions that call functions would wait for ever
                 self._start_pending()
@@ -177,16 +184,22 @@ class LocalRun:
     def close(self, call: str) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
-            _, owner = self._open.pop(call, (None, None))
-            if owner is not None:
-                owner.waits -= 1
+            waiting, owner = self._open.get(call, []), current.get()
+            if waiting:
+                own = [place for place, (_, who) in enumerate(waiting) if who is owner]
+                _, who = waiting.pop(own[-1] if own else -1)
+                if who is not None:
+                    who.waits -= 1
+            if not waiting:
+                self._open.pop(call, None)
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         assert isinstance(function, Function)
+        function = self._here(function)
         self._load_code(function)
         made = [make(function, call, kind, *given) for given in inputs]
-        config, name, spawned = process_config(), function.full_name, kind == "spawn"
+        config, name, spawned = process_config(), function.full_name, kind in ("spawn", "spawn_map")
         most, total = (config.max_spawned, 0) if spawned else (config.max_pending, config.max_total)
         with self._lock:
             if self._ended:
@@ -195,11 +208,12 @@ class LocalRun:
             running, pending = self._running_of(function), len(waiting) + self._delayed_of(function)
             room = min(most - pending, total - pending - running if total else most)
             if len(made) > room:
-                if kind != "map":
+                if kind not in ("map", "spawn_map"):
                     raise exhausted(name, Admission(0, pending, running), most, total)
                 del made[max(0, room) :]
             if spawned:
-                self._spawned[call] = Spawned(name)
+                known = self._spawned.setdefault(call, Spawned(name, open=kind == "spawn_map"))
+                known.inputs += len(made)
             for item in made:
                 self._record(item)
             if call not in self._cancelled:  # a map may have been left while it sent this
@@ -210,18 +224,23 @@ class LocalRun:
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
-            base = self._settings_of(function)
             laid_over = self._overrides.get(function, {}) | dict(changes)
-            settings = override(base, laid_over)
+            settings = override(self._settings_of(function), laid_over)
             self._overrides[function] = laid_over
             self._start_pending()
         return settings
 
     def _settings_of(self, pool: str) -> FunctionSettings:
-        for function in (*known_functions(), *self._queues):
+        owner = self.met.get(pool)
+        for function in (*([owner] if owner is not None else ()), *known_functions()):
             if function.full_name == pool:
-                return settings_of(function)
+                settings: FunctionSettings = function.here().pool_settings
+                return settings
         raise NotFoundError(f"this process has no function {pool!r}: import the module that defines it")
+
+    def _in_force(self, function: AnyFunction) -> FunctionSettings:
+        changes, settings = self._overrides.get(function.full_name), function.pool_settings
+        return override(settings, changes) if changes else settings
 
     def send_soon(
         self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind
@@ -236,11 +255,14 @@ class LocalRun:
     def cancel(self, function: str, call: str, *, tell: bool) -> None:  # noqa: ARG002  # the call says it all
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
+            gone: list[LocalInput] = []
             for queue in self._queues.values():
                 left = [item for item in queue if item.call != call]
                 if len(left) < len(queue):
+                    gone += (item for item in queue if item.call == call)
                     queue.clear()
                     queue.extend(left)
+            gone += (item for _, item in self._waiting if item.call == call)
             self._waiting = [(due, item) for due, item in self._waiting if item.call != call]
             self._cancelled.add(call)
             spawned, running = self._spawned.get(call), [item for item in self._running if item.call == call]
@@ -248,17 +270,39 @@ class LocalRun:
                 spawned.cancelled = True
             for item in running:
                 self._give_up(item, InputCancelledError(f"{item.id} was cancelled while it ran"))
-            if tell and not running and call in self._open:
-                self._open[call][0](Event(0, None, "cancelled"))
+            for item in gone if tell else ():
+                self._tell(call, Event(item.index, None, "cancelled"))
             self._changed.notify_all()
 
-    def look(self, call: str, *, watch: bool) -> Look:  # noqa: ARG002  # here everybody who waits is told
+    def _tell(self, call: str, event: Event) -> None:
+        """Keep the end of an input, and tell who waits for it; the lock is held."""
+        if call in self._spawned:
+            self._spawned[call].put(event)
+        for put, _ in self._open.get(call, ()):
+            put(event)
+
+    def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        with self._lock:
+            spawned = self._spawned.setdefault(call, Spawned(function.full_name))
+            spawned.inputs, spawned.open = inputs, False
+            spawned.settle()
+
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:  # noqa: ARG002  # all are told
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
             spawned = self._spawned.get(call)
-        if spawned is None:
-            return Look(None, "", False)
-        return Look(spawned.event, spawned.function, spawned.cancelled)
+            if spawned is None:
+                return Look("", 0, False, False)
+            return spawned.look(index, most, process_config().result_ttl)
+
+    def stats(self, function: str, *, max_inputs: int) -> FunctionStats:
+        """See :class:`scaleplug.abc.Caller`; the containers are as many as the running inputs need."""
+        with self._lock:
+            pending = sum(item.function.full_name == function for item in self._not_begun())
+            running = sum(item.function.full_name == function for item in self._running)
+        containers = -(-running // max_inputs)
+        return FunctionStats(pending, containers, running, containers * max_inputs - running)
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""
@@ -278,13 +322,28 @@ class LocalRun:
     def pass_on(self, item: LocalInput, event: Event) -> None:
         """Give a part of a stream to who waits for it; nobody does when the input has ended."""
         with self._lock:
-            if not item.ended and item.call in self._open:
-                self._open[item.call][0](event)
+            for put, _ in () if item.ended else self._open.get(item.call, ()):
+                put(event)
+
+    def drop(self, event: Event) -> None:
+        """See :class:`scaleplug.abc.Caller`: here nothing is kept anywhere else."""
 
     # -- running ---------------------------------------------------------------------------------------------------
 
+    def _here(self, function: AnyFunction) -> AnyFunction:
+        """Return a function with its code, always the same for one pool; raises NotFoundError."""
+        function = function.here()
+        return self._known.setdefault((function.input_name, function.raw, function.made_of), function)
+
+    def _load_class(self, cls: Cls[Any]) -> type:
+        raw: type | None = cls.raw
+        if cls.serialized:
+            raw = cloudpickle.loads(pickle(cls.raw, f"the code of {cls.full_name}"))
+        assert raw is not None  # it was looked for when it was called
+        return raw
+
     def _load_code(self, function: AnyFunction) -> None:
-        if function.serialized and function not in self._code:
+        if function.serialized and not isinstance(function, BoundMethod) and function not in self._code:
             self._code[function] = cloudpickle.loads(pickle(function.raw, f"the code of {function.full_name}"))
 
     def _record(self, item: LocalInput) -> None:
@@ -292,7 +351,7 @@ class LocalRun:
         self._made.append(item)
 
     def _running_of(self, function: AnyFunction) -> int:
-        return sum(1 for item in self._running if item.function is function)
+        return sum(1 for item in self._running if item.function.full_name == function.full_name)
 
     def _delayed_of(self, function: AnyFunction) -> int:
         return sum(1 for _, item in self._waiting if item.function is function)
@@ -310,7 +369,7 @@ class LocalRun:
             item = batch[0]
             work = self._work if item.batch is None else self._work_batch
             thread = threading.Thread(target=work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
-            deadline = now + settings_of(item.function).timeout
+            deadline = now + self._in_force(item.function).timeout
             self._begin(item)
             for each in batch:
                 each.deadline, each.thread = deadline, thread
@@ -334,16 +393,16 @@ class LocalRun:
         """Count a run and settle what is to happen in it; the lock is held."""
         item.runs += 1
         item.attempts += 1
-        plan = self._plans.get(item.function.full_name)
+        plan = self._plans.get(item.function.input_name)
         item.orders = Orders() if plan is None else plan.next_orders()
 
     def _has_room(self, function: AnyFunction) -> bool:
-        settings = settings_of(function)
+        settings = self._in_force(function)
         if settings.max_containers is None:
             return True
         if settings.max_batch_size is None:
             return self._running_of(function) < settings.max_containers * settings.max_inputs
-        running = (item for item in self._running if item.function is function)
+        running = (item for item in self._running if item.function.full_name == function.full_name)
         return batches.in_use(running) < settings.max_containers
 
     def _work_batch(self, first: LocalInput) -> None:
@@ -353,9 +412,9 @@ class LocalRun:
             first.interruptible = threading.get_ident()
             try:
                 ends = batches.run(
-                    first.batch, self._code_of(first), partial(self._run, first, ()),
-                    seal=lambda item, value: seal_value(
-                        self.keyring, f"{item.call}|{item.index}", value, item.function.full_name
+                    first.batch, self._body_of(first), partial(self._run, first, ()),
+                    seal=lambda item, value: self._seal(
+                        item.function.full_name, f"{item.call}|{item.index}", value
                     ),
                     fail=self._failed,
                 )  # fmt: skip
@@ -375,8 +434,8 @@ class LocalRun:
         item.retry_in = retry_delay(item, exc) if begun else None
         return seal_failure(self.keyring, f"{item.call}|{item.index}", exc)
 
-    def _code_of(self, item: LocalInput) -> Callable[..., Any]:
-        return item.orders.stub or self._code.get(item.function) or item.function.local
+    def _body_of(self, item: LocalInput) -> Callable[..., Any]:
+        return item.orders.stub or self._code_of(item.function)
 
     def _work(self, item: LocalInput) -> None:
         current.set(item)
@@ -401,7 +460,15 @@ class LocalRun:
             return None
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
             return self._failed(item, exc, begun)
-        return seal_value(self.keyring, context, value, name)
+        return self._seal(name, context, value)
+
+    def _seal(self, name: str, context: str, value: Any) -> bytes:
+        sealed = seal_value(self.keyring, context, value, name)
+        try:
+            check_size(f"what {name} returned", len(sealed), process_config().max_payload)
+        except PayloadTooLargeError as exc:
+            return seal_failure(self.keyring, context, exc)
+        return sealed
 
     def _run(self, item: LocalInput, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         orders = item.orders
@@ -409,7 +476,7 @@ class LocalRun:
             raise InputCancellation
         if orders.error is not None:
             raise orders.error
-        code = self._code_of(item)
+        code = self._body_of(item)
         with running(item.id, item.call):
             value = code(*args, **kwargs)
             if item.function.is_generator:
@@ -420,8 +487,14 @@ class LocalRun:
             raise CrashError
         return value
 
+    def _code_of(self, function: AnyFunction) -> Callable[..., Any]:
+        if isinstance(function, BoundMethod):
+            return self._objects.bind(function)
+        return self._code.get(function) or function.local
+
     def run_here(self, function: AnyFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an input of Celery's own calls in this thread, as Celery does when its tasks are always eager."""
+        function = self._here(function)
         self._load_code(function)
         request = current_task.request if current_task else None
         call = (request.id if request else None) or f"fc-{secrets.token_hex(16)}"
@@ -432,9 +505,9 @@ class LocalRun:
             with self._lock:
                 self._begin(item)
             try:
-                if settings_of(function).max_batch_size is None:
+                if function.pool_settings.max_batch_size is None:
                     return self._run(item, args, kwargs)
-                values = self._run(item, (), batches.alone(self._code_of(item), args, kwargs))
+                values = self._run(item, (), batches.alone(self._body_of(item), args, kwargs))
                 return check_results(function.full_name, values, 1)[0]
             except CrashError:
                 if item.attempts >= process_config().max_attempts:
@@ -476,7 +549,7 @@ class LocalRun:
     def _enforce_timeouts(self) -> None:
         now = time.monotonic()
         for item in [item for item in self._running if item.deadline <= now]:
-            name, limit = item.function.full_name, settings_of(item.function).timeout
+            name, limit = item.function.full_name, self._in_force(item.function).timeout
             error = FunctionTimeoutError(f"{name} ran longer than its timeout of {limit:g} s")
             delay = retry_delay(item, error)
             if delay is None:
@@ -514,11 +587,7 @@ class LocalRun:
             return
         item.ended = True
         self._running.remove(item)
-        event, spawned = Event(item.index, outcome), self._spawned.get(item.call)
-        if spawned is not None:
-            spawned.event = event
-        if item.call in self._open:
-            self._open[item.call][0](event)
+        self._tell(item.call, Event(item.index, outcome))
         self._start_pending()
         self._changed.notify_all()
 
@@ -533,9 +602,10 @@ class LocalRun:
                 return  # the others go on
             item = item.batch[0]
         item.given_up.set()
-        for call, (put, owner) in self._open.items():
-            if owner is item:
-                put(Event(-1, None, f"cancelled: {call}"))
+        for call, waiting in self._open.items():
+            for put, owner in waiting:
+                if owner is item:
+                    put(Event(-1, None, f"cancelled: {call}"))
         if item.task is not None:
             with contextlib.suppress(RuntimeError):  # its loop has just ended
                 item.task.get_loop().call_soon_threadsafe(item.task.cancel)
@@ -557,7 +627,7 @@ class LocalRun:
             self._waiting.clear()
             for item in left:
                 self._give_up(item, InputCancelledError(f"{item.id} was cancelled: the local run is over"))
-            for put, _ in self._open.values():
+            for put, _ in chain.from_iterable(self._open.values()):
                 put(Event(-1, None, "cancelled"))
             self._changed.notify_all()
             self._done.put(None)
@@ -565,6 +635,7 @@ class LocalRun:
         for item in left:
             if item.thread is not None and item.thread is not threading.current_thread():
                 item.thread.join(max(0.0, deadline - time.monotonic()))
+        self._objects.end()
 
 
 @contextlib.contextmanager

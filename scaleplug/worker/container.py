@@ -23,14 +23,14 @@ from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
 
-from scaleplug.abc import StartRequest
-from scaleplug.cls import Cls, Obj, make_instance
-from scaleplug.errors import SerializationError
+from scaleplug.abc import EXIT_OUTDATED, StartRequest
+from scaleplug.cls import Cls, ObjectPool
+from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
-from scaleplug.serializer import NAME, Keyring
+from scaleplug.serializer import NAME, Keyring, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
@@ -58,7 +58,11 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         # Celery would only drop the input, and its caller would wait for ever.
         wrapped = exc.args[0] if exc.args else exc
         function = message.headers["task"]
-        error = SerializationError(f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}")
+        error: Error = SerializationError(
+            f"an argument of {function} can't be unpickled: {type(wrapped).__name__}: {wrapped}"
+        )
+        if isinstance(wrapped, SerializationError):  # it could not even be verified
+            error = InputRefusedError(f"the container refused an argument of {function}: {wrapped}")
         told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
@@ -96,11 +100,10 @@ class Container:
         self.store = Store(connect(require_url(config.redis_url)), self.keys)
         self.store.prepare_scripts()
         self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
+        self.runner.title = registration.shown
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}
-        for task in self.tasks.values():
-            task.run = self.runner
         app.set_current()
         app.set_default()
         # The app of this process only; its other tasks don't run here.
@@ -140,14 +143,17 @@ class Container:
             self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
             slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
             timeout=settings.timeout + settings.wait_ms / 1000,  # a batch's first input waits for the others
-            give_up=self.config.reconnect_timeout,
+            give_up=self.config.reconnect_timeout, version=self.registration.version,
         )  # fmt: skip
+        intake.on_outdated = self._on_stop
         intake.bulk, intake.most_slots = settings.concurrent, settings.max_inputs
         if settings.concurrent and self.config.max_attempts > 1:
             intake.last_attempt = self.config.max_attempts
         pool = self.store.client.connection_pool
         pool.max_connections = max(pool.max_connections, 2 * settings.max_inputs + CONNECTIONS)  # a stream takes two
         self.runner.attach(intake, self.keyring)
+        intake.payloads.blobs.limit = self.config.max_payload
+        use_large_arguments(intake.payloads.take)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop
         signal.signal(signal.SIGTERM, self._on_stop)
@@ -167,7 +173,7 @@ class Container:
         if self._consume(intake):
             self._exit(instance)
             intake.leave("left in good order")
-        return self.worker.exitcode or 0
+        return self.worker.exitcode or (EXIT_OUTDATED if intake.outdated else 0)
 
     def _enter(self) -> Any:
         """Make the object whose methods are called; what its hooks raise is a failed start."""
@@ -175,8 +181,7 @@ class Container:
             self.runner.bodies[self.served.title] = Body(self.served.local)
             return None
         cls = self.served
-        parameters = unpack(self.registration.parameters)
-        instance = make_instance(cls, parameters, Obj(cls, parameters))
+        instance = ObjectPool(cls, unpack(self.registration.parameters)).make_instance()
         for name, mark in cls.methods.items():
             self.runner.bodies[cls.tasks[name].name] = Body(mark.raw.__get__(instance, type(instance)))
         for hook in cls.hooks:
@@ -205,6 +210,7 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
             consumer.strategies[task.name] = task.start_strategy(app, consumer)
 

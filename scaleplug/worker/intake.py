@@ -28,9 +28,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from scaleplug.blobs import Blobs
 from scaleplug.errors import SerializationError
-from scaleplug.serializer import CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
-from scaleplug.store import Claimed, Store
+from scaleplug.serializer import APART, CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
+from scaleplug.settings import MAX_PAYLOAD
+from scaleplug.store import Claimed, End, Store
+from scaleplug.worker.payloads import Payloads
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +75,17 @@ class Claim:
     retried: int = 0
     retry_in: float | None = None
     """Seconds after which the input runs again instead of ending; ``None`` when it ends."""
+    large: bytes = b""
+    """The reference to its arguments, where they are kept apart."""
+    draft: str = ""
+    """The name of its outcome, where that is."""
 
 
 def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Keyring) -> dict[str, Any]:
     """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
     try:
         message = json.loads(raw)
+        message.pop("large", None)  # what is there later has been verified
         headers, properties = message["headers"], message["properties"]
         task, input_id, content_type = headers["task"], headers["id"], message["content-type"]
         body = base64.b64decode(message["body"]) if properties.get("body_encoding") == "base64" else message["body"]
@@ -90,7 +98,9 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
     if content_type == CONTENT_TYPE:
         try:
             sealed = body if isinstance(body, bytes) else body.encode()
-            keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
+            payload = keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
+            if payload[:1] == APART:
+                message["large"] = payload
         except SerializationError as exc:
             raise RefusedError(str(exc)) from None
         reply = reply_of(message)
@@ -118,7 +128,7 @@ def reply_of(message: Any) -> dict[str, Any]:
     """Return the part of the headers that says who waits for the outcome; {} when Celery stores it."""
     headers = message.get("headers") if isinstance(message, dict) else None
     reply = headers.get("scaleplug") if isinstance(headers, dict) else None
-    if not isinstance(reply, dict):
+    if not isinstance(reply, dict) or "call" not in reply:
         return {}
     return {
         "call": str(reply.get("call", "")),
@@ -126,6 +136,13 @@ def reply_of(message: Any) -> dict[str, Any]:
         "index": reply["index"] if isinstance(reply.get("index"), int) else 0,
         "keep": reply["keep"] if isinstance(reply.get("keep"), int) else 0,
     }
+
+
+def version_of(message: Any) -> str:
+    """Return the version of the code that an input asks for; empty for any. It decides only where it runs."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    reply = headers.get("scaleplug") if isinstance(headers, dict) else None
+    return str(reply.get("version", "")) if isinstance(reply, dict) else ""
 
 
 class Intake:
@@ -142,6 +159,7 @@ class Intake:
         slots: int,
         timeout: float,
         give_up: float,
+        version: str = "",
     ) -> None:
         self.store, self.keyring = store, keyring
         self.container, self.function, self.tasks = container, function, tasks
@@ -149,10 +167,14 @@ class Intake:
         self.queue = store.keys.queue(function)
         self.claims: dict[str, Claim] = {}
         self.by_id: dict[str, Claim] = {}
+        self.payloads = Payloads(Blobs(store, keyring, MAX_PAYLOAD))
         self.epoch = 0
         self.draining = False
         self.on_idle: Callable[[], object] = lambda: None
         """Called when the last claim has been handed back."""
+        self.version, self.outdated = version, False
+        self.on_outdated: Callable[[], object] = lambda: None
+        """Called when an input has asked for code that is newer than this container's."""
         self._cold = True
         self._lost_since = 0.0
         self.bulk = False
@@ -285,11 +307,12 @@ class Intake:
             return message
         if not self._may_run(message):
             return None
+        self._claimed.append(message)  # should the connection break now, the next call returns it
         free = self.slots - len(self.claims)
         if free > 0 and not alone and not self._leave_alone():
             more = self._claim_many(self.store.take_many(self.container, self.epoch, self.function, free))
             self._claimed.extend(each for each in more if self._may_run(each))
-        return message
+        return self._claimed.popleft()
 
     def _may_run(self, message: dict[str, Any]) -> bool:
         """Put an input back that is on its last attempt, unless it is alone: its crash must not take others along."""
@@ -315,7 +338,9 @@ class Intake:
             found = [self._claim(raw) for raw in raws]  # one by one, and what is refused is set aside
             return [message for message in found if message is not None]
         rows = [(message["headers"]["id"], reply_of(message)) for message in messages]
-        claimed = self.store.begin_many(self.container, self.epoch, self.function, self.timeout, rows)
+        asked = [(i, reply | {"version": version_of(m)}) for (i, reply), m in zip(rows, messages, strict=True)]
+        where = (self.container, self.epoch, self.function)
+        claimed = self.store.begin_many(*where, self.timeout, asked, self.version)
         if any(each.status == "stale" for each in claimed):
             self._reconnect()
             return []
@@ -372,7 +397,13 @@ class Intake:
             self._refuse(raw, str(refused))
             return None
         headers, reply = message["headers"], reply_of(message)
-        claimed = self.store.begin(self.container, self.epoch, self.function, headers["id"], self.timeout, reply)
+        claimed = self.store.begin(
+            self.container, self.epoch, self.function, headers["id"], self.timeout,
+            reply | {"version": version_of(message)}, self.version,
+        )  # fmt: skip
+        if claimed.status == "outdated":  # it was put back, and this container has been let go
+            self.draining = self.outdated = True
+            self.on_outdated()
         if claimed.status == "stale":  # it was put back: this container has been let go, or found dead by mistake
             self._reconnect()
             return None
@@ -392,6 +423,9 @@ class Intake:
             retried=claimed.retried, task=headers["task"],
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
+        claim.large = message.pop("large", b"")
+        if claim.large:
+            self.insist(lambda: self.payloads.fetch(claim.large))
         return message
 
     def _refuse(self, raw: bytes, reason: str) -> None:
@@ -410,7 +444,7 @@ class Intake:
         if claim is None:
             return
         try:
-            self._insist(lambda: self._finish(claim))
+            self.insist(lambda: self._finish(claim))
         finally:
             self._drop(claim)
 
@@ -421,7 +455,10 @@ class Intake:
 
         def finish() -> None:
             epochs = [claim.epoch for claim, _ in left]
-            rows = [(e, c.id, s, c.failed, c.reply, c.outcome) for e, (c, s) in zip(epochs, left, strict=True)]
+            rows = [
+                End(epoch, c.id, seconds, c.failed, c.reply, c.outcome, c.draft)
+                for epoch, (c, seconds) in zip(epochs, left, strict=True)
+            ]
             owned = self.store.finish_many(self.container, self.function, rows)
             left[:] = [
                 each
@@ -431,7 +468,7 @@ class Intake:
 
         try:
             while left:
-                self._insist(finish)
+                self.insist(finish)
         finally:
             for claim in ended:
                 self._drop(claim)
@@ -469,8 +506,9 @@ class Intake:
             if claim.retry_in is not None:
                 return self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
             return self.store.finish(
-                *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome
-            )
+                *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
+                draft=claim.draft,
+            )  # fmt: skip
 
         if not self.under_epoch(claim, finish, operator.not_):
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
@@ -490,7 +528,7 @@ class Intake:
         if claim is None:
             return
         try:
-            self._insist(
+            self.insist(
                 lambda: self.under_epoch(
                     claim, lambda e: self.store.requeue(self.container, e, self.function, claim.id), operator.not_
                 )
@@ -501,14 +539,14 @@ class Intake:
     def owns(self, claim: Claim) -> bool:
         """Return whether this container still owns an input."""
         owned: list[bool] = []
-        self._insist(
+        self.insist(
             lambda: owned.append(
                 self.under_epoch(claim, lambda e: self.store.owns(self.container, e, claim.id), operator.not_)
             )
         )
         return owned[-1]
 
-    def _insist(self, action: Callable[[], object]) -> None:
+    def insist(self, action: Callable[[], object]) -> None:
         """Do it until Redis has answered; what can't be reached for too long ends the process."""
         while True:
             try:
@@ -535,6 +573,7 @@ class Intake:
     def _drop(self, claim: Claim) -> None:
         self.claims.pop(claim.tag, None)
         self.by_id.pop(claim.id, None)
+        self.payloads.forget(claim.large)
         self.wake()
         if not self.claims:
             self.on_idle()

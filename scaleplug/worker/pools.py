@@ -17,6 +17,7 @@ from celery.concurrency import solo
 from celery.concurrency import thread as threads
 from kombu.serialization import loads
 
+from scaleplug.errors import PayloadTooLargeError
 from scaleplug.worker.intake import Claim
 from scaleplug.worker.runner import Body, Runner
 
@@ -156,11 +157,12 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
     def _hand_back(self, ends: Sequence[_End]) -> None:
         told: list[BaseException | None] = []
         for end in ends:
-            if end.error is None:
-                self.runner.succeed(end.claim, end.value)
-                told.append(None)
-            else:
-                told.append(self.runner.fail(end.claim, end.error))
+            try:
+                if end.error is None:
+                    self.runner.succeed(end.claim, end.value)
+                told.append(end.error and self.runner.fail(end.claim, end.error))
+            except PayloadTooLargeError as exc:  # that is its outcome now
+                told.append(exc)
         assert self.runner.intake is not None
         self.runner.intake.finish_many([end.claim for end in ends])
         for end, error in zip(ends, told, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import signal
@@ -21,10 +22,11 @@ from scaleplug.errors import (
     InputCancellation,
     InputCancelledError,
     InvalidError,
+    PayloadTooLargeError,
     note_attempts,
 )
 from scaleplug.pools import is_generator
-from scaleplug.serializer import Keyring, seal_failure, seal_value, shortly
+from scaleplug.serializer import Keyring, shortly
 from scaleplug.settings import FunctionSettings
 from scaleplug.streams import broken
 from scaleplug.worker import batches, streams
@@ -75,7 +77,7 @@ class Runner:
         self._batch: dict[str, Claim] = {}
         """The inputs of the batch that runs, but for those that were cancelled."""
         self._main_run: Run | None = None
-        self.__name__ = "function"
+        self.__name__ = self.title = "function"
 
     def attach(self, intake: Intake, keyring: Keyring) -> None:
         """Connect to the intake that holds the claims; cancelling needs the main thread."""
@@ -150,7 +152,8 @@ class Runner:
             if self.was_cancelled(each.claim.id):
                 self.fail(each.claim, InputCancellation())
             else:
-                self.succeed(each.claim, result)
+                with contextlib.suppress(PayloadTooLargeError):  # that is its outcome now
+                    self.succeed(each.claim, result)
             self.intake.finish(each.claim.tag)
         return results[0]
 
@@ -312,9 +315,14 @@ class Runner:
     def succeed(self, claim: Claim, value: Any) -> None:
         """Settle that an input ends with ``value``."""
         assert self.intake is not None and self.keyring is not None
+        intake = self.intake
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
-            claim.outcome = seal_value(self.keyring, context, value, self.intake.function)
+            try:
+                intake.insist(lambda: intake.payloads.settle(claim, context, value, intake.function))
+            except PayloadTooLargeError as exc:
+                self._fail(claim, exc)
+                raise
         elif not self.intake.owns(claim):
             raise Ignore  # Celery must not store the result of an input that runs elsewhere now
 
@@ -324,7 +332,8 @@ class Runner:
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
             exc.__traceback__ = _own_frames_off(exc)
-            claim.outcome = seal_failure(self.keyring, context, exc)
+            payloads = self.intake.payloads
+            self.intake.insist(lambda: payloads.settle_failure(claim, context, exc))
         elif not self.intake.owns(claim):
             raise Ignore from None
 

@@ -31,8 +31,9 @@ from typing import Any
 import cloudpickle
 
 from scaleplug.abc import StartRequest
-from scaleplug.app import App, find_app, importing
+from scaleplug.app import App
 from scaleplug.context import mark_container
+from scaleplug.here import find_app, importing, serve
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, use_config
@@ -264,6 +265,7 @@ class Zygote:
                 self.controller.close()
             for stream in (sys.stdout, sys.stderr):
                 stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+            serve(request.app)
             container = self.prepared.get(request.function) or self.unpickle(request)
             status = container.run(request)
         except BaseException:  # noqa: BLE001  # a child must never go on as a second zygote

@@ -87,6 +87,8 @@ class ProcessStage:
             name: Registration(name, name.partition(".")[0], where, serialized=False, settings=FunctionSettings())
             for name, where in ((HOLD, source), (SQUARE, source), (BROKEN, Source("file", str(broken))))
         }
+        sealed = {name: known.seal(self.caller.keyring) for name, known in self.registrations.items()}
+        self.caller.store.put_functions(sealed)
         self.backend = self.connect()
 
     def connect(self) -> ProcessBackend:

@@ -759,18 +759,38 @@ def test_a_nested_async_function_is_pickled(side: Side) -> None:
     assert nested.remote(1) == 2
 
 
-def test_a_nested_function_made_again_runs_its_new_code(side: Side, request: pytest.FixtureRequest) -> None:
-    if side.name == "real":
-        reason = "a container that is there already runs the code it began with"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("way", ["remote", "map", "spawn", "delay"])
+def test_a_nested_function_made_again_runs_its_new_code(side: Side, way: str, most: int) -> None:
     name = f"again-{uuid4().hex[:8]}"
-    for version in (1, 2):
+    for version in range(4):
 
-        @f.app.function(name=name, serialized=True, max_containers=1)
+        @f.app.function(name=name, serialized=True, max_containers=most)
         def again(version: int = version) -> int:
             return version
 
+        if way == "map":
+            assert list(again.map([version] * 5)) == [version] * 5
+            assert list(again.starmap([()] * 5)) == [version] * 5
+        else:
+            call = getattr(again, way)()
+            assert (call if way == "remote" else call.get(timeout=SOON)) == version
+
+
+def test_two_versions_of_a_nested_function_go_on_side_by_side(side: Side) -> None:
+    """What runs is one of them: which one is only sure for the one that was registered last."""
+    name, made = f"again-{uuid4().hex[:8]}", []
+    for version in range(2):
+
+        @f.app.function(name=name, serialized=True, max_containers=2)
+        def again(version: int = version) -> int:
+            return version
+
+        made.append(again)
         assert again.remote() == version
+    for _ in range(5):
+        assert made[0].remote() in (0, 1)
+        assert made[1].remote() == 1
 
 
 def test_a_nested_function_that_cannot_be_pickled_is_told(side: Side) -> None:

@@ -270,6 +270,8 @@ def test_other_calls_of_a_generator_function_say_what_to_use(side: Side, functio
         lambda: function.task(3),
         lambda: asyncio.run(function.remote.aio(3)),
         lambda: asyncio.run(function.spawn.aio(3)),
+        lambda: function.spawn_map([3]),
+        lambda: asyncio.run(function.spawn_map.aio([3])),
         lambda: asyncio.run(collected(function.map.aio([3]))),
         lambda: asyncio.run(function.for_each.aio([3])),
     ]

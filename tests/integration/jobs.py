@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import scaleplug
@@ -150,6 +152,61 @@ def raise_from(folder: str) -> None:
 def once(x: int) -> tuple[int, int]:
     """Return x and the process id."""
     return x, os.getpid()
+
+
+@app.function(max_containers=1)
+def held_digest(folder: str, name: str, data: bytes) -> str:
+    """Write down the start, wait for ``go`` and return the data's hash."""
+    with (Path(folder) / name).open("a") as notes:
+        notes.write(f"start {os.getpid()} {time.time()}\n")
+    deadline = time.monotonic() + 30
+    while not (Path(folder) / "go").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return hashlib.sha256(data).hexdigest()
+
+
+@app.function(max_containers=2)
+def echo(value: object, folder: str = "") -> object:
+    """Return the value, after ``go`` where a folder is given."""
+    if folder:
+        held_digest.local(folder, "echo", b"")
+    return value
+
+
+@app.function(max_containers=2, retries=scaleplug.Retries(max_retries=1, initial_delay=0))
+def fail_large(folder: str, data: bytes) -> bytes:
+    """Fail the first time with an error that carries the data, and return it the second time."""
+    with (Path(folder) / "tries").open("a+") as tries:
+        tries.seek(0)
+        begun = len(tries.readlines())
+        tries.write(f"start {os.getpid()}\n")
+    if not begun:
+        raise ValueError("loaded", data)
+    return data
+
+
+@app.function(max_containers=1)
+def count_and_return(n: int, data: bytes) -> Iterator[int]:
+    """Yield numbers and return the data."""
+    yield from range(n)
+    return data
+
+
+@app.function(max_containers=2, retries=scaleplug.Retries(max_retries=2, initial_delay=0))
+def digest_at_last(folder: str, data: bytes) -> str:
+    """Fail twice, then return the data's hash."""
+    attempt = len(list(Path(folder).glob("attempt-*")))
+    (Path(folder) / f"attempt-{attempt}").touch()
+    if attempt < 2:
+        raise ValueError(f"attempt {attempt}")
+    return hashlib.sha256(data).hexdigest()
+
+
+@app.function(max_containers=1)
+def fail_with(data: bytes) -> None:
+    """Raise an error that carries the data."""
+    raise ValueError("loaded", data)
 
 
 @app.local_entrypoint()

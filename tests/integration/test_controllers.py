@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from scaleplug.app import forget_callers
 from scaleplug.embedded import EmbeddedRedis
+from scaleplug.here import forget_callers
 from scaleplug.settings import Config, use_config
 from scaleplug.store import Store
 from tests.helpers import wait_until

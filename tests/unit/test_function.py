@@ -19,8 +19,8 @@ from celery import Celery
 from click.testing import CliRunner
 
 from scaleplug import App, Function
-from scaleplug.app import known_functions
-from scaleplug.errors import ConfigurationError, Error, InvalidError, NotFoundError
+from scaleplug.errors import ConfigurationError, Error, ExecutionError, InvalidError
+from scaleplug.here import known_functions
 from scaleplug.settings import FunctionSettings
 
 if TYPE_CHECKING:
@@ -124,9 +124,13 @@ def test_a_function_can_be_pickled_and_is_found_again(app: App) -> None:
     function = app.function()(plain)
     data = pickle.dumps(function)
     assert pickle.loads(data) is function
+    variant = function.with_options(max_containers=3)
+    assert pickle.loads(pickle.dumps(variant)).full_name == variant.full_name != function.full_name
     app.functions.clear()
-    with pytest.raises(NotFoundError, match=rf"no function 'plain' in an app '{app.name}': import the module"):
-        pickle.loads(data)
+    elsewhere = pickle.loads(data)  # as in a process that doesn't have its code
+    assert (elsewhere.full_name, elsewhere.raw) == (function.full_name, None)
+    with pytest.raises(ExecutionError, match=r"the code of .*\.plain isn't in this process.*use \.remote"):
+        elsewhere.local(1)
 
 
 def test_a_reloaded_module_replaces_its_functions(app: App) -> None:
@@ -313,7 +317,7 @@ def test_arguments_without_a_name_are_told(app: App) -> None:
         app.function(5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", ["cpu", "keep_warm", "max_container"])
+@pytest.mark.parametrize("option", ["cpu", "max_container"])
 def test_an_unknown_argument_is_told_by_name(app: App, option: str) -> None:
     with pytest.raises(TypeError, match=f"'{option}'"):
         app.function(**{option: 1})
@@ -343,6 +347,17 @@ def test_concurrency_limit_is_the_older_name_of_max_containers(app: App) -> None
     wrong = "max_containers must be 1 or more, not 0"
     with pytest.warns(DeprecationWarning, match=older), pytest.raises(InvalidError, match=wrong):
         app.function(concurrency_limit=0)
+
+
+@pytest.mark.parametrize(
+    ("older", "name"), [("keep_warm", "min_containers"), ("container_idle_timeout", "scaledown_window")]
+)
+def test_other_older_names_work_too(app: App, older: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{older} is the older name of {name}: write {name}=5"):
+        function = app.function(**{older: 5})(plain)
+    assert getattr(function.settings, name) == 5
+    with pytest.raises(InvalidError, match=f"keep {name}"):
+        app.function(**{older: 5, name: 6})
 
 
 @pytest.mark.parametrize("name", ["", "a b", 3, "x" * 65])

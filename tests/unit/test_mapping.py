@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaleplug import mapping
-from scaleplug.abc import Event, FunctionRef, Input, Look
+from scaleplug.abc import Event, FunctionRef, FunctionStats, Input, Look
 from scaleplug.errors import InvalidError, StateLostError
 from scaleplug.loops import done_now
 from scaleplug.mapping import CHUNK, Map, MapOptions, length
@@ -62,7 +62,13 @@ class ScriptedCaller:
         assert not tell
         self.cancelled.append(call)
 
-    def look(self, call: str, *, watch: bool) -> Look:
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+        raise AssertionError("a map does not look")
+
+    def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
+        raise AssertionError("a map has no end that it tells")
+
+    def stats(self, function: str, *, max_inputs: int) -> FunctionStats:
         raise AssertionError("a map does not look")
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from scaleplug import sender
-from scaleplug.client import looks_large
+from scaleplug.blobs import looks_large
 from scaleplug.sender import Parcel, Sender
 from tests.helpers import wait_until
 

@@ -13,8 +13,7 @@ import pytest
 from celery import Celery
 
 import scaleplug
-from scaleplug import App, InputCancellation
-from scaleplug import app as app_module
+from scaleplug import App, InputCancellation, here
 from scaleplug import function as function_module
 from scaleplug.abc import StartRequest
 from scaleplug.errors import (
@@ -335,7 +334,7 @@ def test_everything_is_as_before_afterwards() -> None:
         assert double.remote(1) == 2
         assert app.celery.conf.task_always_eager is True
     assert app.celery.conf.task_always_eager is False
-    assert app_module._twin is None
+    assert here.twin() is None
     assert function_module.run_here is function_module.run_raw
     with pytest.raises(ConfigurationError):
         double.remote(1)
@@ -346,7 +345,7 @@ def test_everything_is_as_before_after_an_error_too() -> None:
     with pytest.raises(LookupError), local():
         raise LookupError
     assert app.celery.conf.task_always_eager is False
-    assert app_module._twin is None
+    assert here.twin() is None
 
 
 def test_apps_that_share_a_celery_app_are_restored() -> None:
