@@ -624,6 +624,10 @@ class Function(Autoscaled, Generic[P, R]):
     def _caller(self) -> Caller:
         return self.app.caller_of(self.owner)
 
+    def known_caller(self) -> Caller:
+        """Return what carries its calls, after making sure that the registry knows it."""
+        return self.app.ready_for_calls(self.owner)
+
     def make_known(self, caller: Caller) -> None:
         """Make sure that a controller knows the function; may block."""
         self.app.make_known(caller, self.owner)
