@@ -25,6 +25,7 @@ from benchmarks import (
     memory,
     report,
     round_trip,
+    settings,
     short_inputs,
     streams,
 )
@@ -40,6 +41,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
     "decision": decision.measure,
     "idle": idle.measure,
     "round_trip": round_trip.measure,
+    "settings": settings.measure,
     "streams": streams.measure,
     "aio_calls": aio_calls.measure,
     "large_values": large_values.measure,

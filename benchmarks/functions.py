@@ -32,6 +32,11 @@ def resting(seconds: float) -> int:
     return bodies.hold(seconds)
 
 
+@app.function(scaledown_window=2)
+def adjusted() -> None:
+    pass
+
+
 @app.function(max_containers=2)
 def note(path: str, seconds: float) -> None:
     bodies.note(path, seconds)

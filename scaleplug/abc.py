@@ -193,7 +193,7 @@ class Caller(Protocol):
 Input = tuple[int, tuple[Any, ...], Mapping[str, Any]]
 """Index, positional and keyword arguments of one input."""
 
-CallKind = Literal["remote", "map", "spawn", "spawn_map"]
+CallKind = Literal["remote", "map", "spawn", "spawn_map", "stream"]
 
 
 class FunctionRef(Protocol):
@@ -205,3 +205,6 @@ class FunctionRef(Protocol):
 
     def make_known(self, caller: Caller) -> None:
         """Make sure that a controller knows the function; may block."""
+
+    def needs_kind(self, kind: CallKind) -> None:
+        """Refuse a call of another kind than the function's; raises InvalidError."""

@@ -315,6 +315,8 @@ class App:
             if isinstance(caller, RedisCaller):
                 make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
             caller.met[owner.full_name] = owner
+        elif known is not owner and known.callables is not None:
+            owner.learn(known.callables)
 
     def look_up(self, name: str) -> Registration:
         """Return the registration of a function or class; raises NotFoundError."""

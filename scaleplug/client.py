@@ -123,6 +123,7 @@ class RedisCaller:
         """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
         accepted, answer = 0, None
         function.make_known(self)
+        function.needs_kind("spawn_map")
         for first in range(0, len(inputs), PART):
             part = inputs[first : first + PART]
             try:
@@ -204,6 +205,7 @@ class RedisCaller:
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
         function.make_known(self)
+        function.needs_kind(kind)
         if kind not in KEPT:
             self.inbox.start()
         most, total = self._limits(kind)
@@ -250,6 +252,11 @@ class RedisCaller:
                 raise NoRoomError(now)
 
         return Drafts(self.blobs, task, need_room)
+
+    def reset(self, function: str) -> None:
+        """Take away what is laid over a function's settings."""
+        while not self.store.override(function, self.store.function_and_override(function)[1], None):
+            pass  # somebody else has changed it in between
 
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """See :class:`scaleplug.abc.Caller`."""

@@ -104,6 +104,14 @@ class Cls(Generic[T]):
         """Full name of the class."""
         return self.full_name
 
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """The kinds of its methods."""
+        return {name: kind_of(mark.raw) for name, mark in self.methods.items()}
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take what methods are registered: its objects do."""
+
     def registration(self) -> Registration | None:
         """Return what it is registered as; ``None`` where its code isn't in this process."""
         if self.raw is None or self.parameters is None:
@@ -268,6 +276,16 @@ class ObjectPool(Autoscaled, Generic[T]):
                 self._settled = (name, packed, f"{cls.full_name}{shown}")
         return self._settled
 
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """The kinds of the methods of a class whose code isn't here, once they are known."""
+        return self._callables
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take what methods are registered, where the class's code isn't in this process."""
+        if self.cls.raw is None:
+            self._callables = registered
+
     def registration(self) -> Registration | None:
         """Return what the class is registered as."""
         return self.cls.registration()
@@ -275,6 +293,7 @@ class ObjectPool(Autoscaled, Generic[T]):
     def variant(self, base: Registration) -> Registration:
         """Return what this parameter set is registered as."""
         name, packed, label = self._settle(base)
+        self.learn(base.callables)
         return base if name == base.function else variant(base, name, self.cls.options, packed, label)
 
     def code(self) -> Any:
@@ -399,6 +418,12 @@ class BoundMethod(Function[P, R]):
             serialized=cls.serialized, task=cls.task(name), owner=obj,
         )  # fmt: skip
         self.method_name = name
+
+    @property
+    def is_generator(self) -> bool | None:
+        """Whether calling it gives a generator; ``None`` while that isn't known of a class of another process."""
+        known = self.obj.callables
+        return super().is_generator if known is None else known.get(self.method_name) == "generator"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run here, on the object of this process."""

@@ -13,20 +13,20 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
-from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
 from scaleplug import policy, rollout
-from scaleplug.abc import EXIT_OUTDATED, ContainerBackend, ContainerExit, StartRequest
+from scaleplug.abc import EXIT_OUTDATED, ContainerExit, StartRequest
+from scaleplug.backends import Backend
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
-from scaleplug.registry import Registration
 from scaleplug.roster import Roster
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config
+from scaleplug.starts import Starts
 from scaleplug.store import FunctionState, Store
 from scaleplug.view import Known, View
 
@@ -41,30 +41,7 @@ ROOM_SECONDS = 0.25
 TIMEOUT_GRACE = 0.5
 DUE = "@due"
 """What a ring is about when an input was put off: the time of the next one that is due may have changed."""
-FAILURES_BEFORE_FAILING = 3
-BACK_OFF = (0.5, 60.0)
 SAVE_SECONDS = 5.0
-
-
-class Backend(ContainerBackend, Protocol):
-    """What the controller needs beyond the port: to find what is there, and to get ready."""
-
-    name: str
-
-    def adopt(self) -> None:
-        """Find what an earlier controller has left."""
-
-    def prepared_at(self, registration: Registration) -> float:
-        """Return the Unix time from which on containers of the function could be started."""
-
-    def warm(self, registrations: Iterable[Registration]) -> None:
-        """Get ready for the first container of these functions."""
-
-    def can_start(self, registration: Registration) -> bool:
-        """Return whether containers of a version that is registered no longer can still be started."""
-
-    def tidy(self, registrations: Iterable[Registration]) -> None:
-        """Let go of what none of these functions and no container needs any more."""
 
 
 class Controller:
@@ -74,10 +51,10 @@ class Controller:
         self, store: Store, backend: Backend, keyring: Keyring, config: Config, *, fail_fast: bool = False
     ) -> None:
         self.store, self.backend, self.keyring, self.config = store, backend, keyring, config
-        self.fail_fast = fail_fast
         self.host = socket.gethostname()
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
         self.roster = Roster(store, keyring)
+        self.starts = Starts(store, self.lease, backend, fail_fast=fail_fast)
         self.hold_until = 0.0
         self._leading = self._standing_by = False
         self._next_due: float | None = None
@@ -182,6 +159,7 @@ class Controller:
         if changed:
             self._read_registry(changed)
         hot = {f for f, v in self.views.items() if f in dirty or (v.next_check is not None and now >= v.next_check)}
+        self.starts.check_imports(self.views)
         if tick:
             self._last_tick = now
             inhabited = sorted(f for f, v in self.views.items() if v.containers)
@@ -218,6 +196,7 @@ class Controller:
         for function in functions:
             view, state = self.views[function], states[function]
             view.learn(state, self.backend.prepared_at(view.registration))
+            self.starts.worked(view)
             self._enforce_timeouts(view, state, now)
             load = view.load(state, now)
             decision = policy.decide(view.settings, load, view.snapshot(state), now, hold_until=self.hold_until)
@@ -290,7 +269,8 @@ class Controller:
             limit = view.settings.start_limit
             shown = view.registration.shown
             logger.warning("a container of %s was not ready within its startup_timeout of %g s", shown, limit)
-            self._start_failed(view, f"it was not ready within its startup_timeout of {limit:g} s", ())
+            version = view.containers[container].version
+            self.starts.failed(view, f"it was not ready within its startup_timeout of {limit:g} s", (), version)
             self.backend.kill(container)
 
     def _stop(self, view: View, container: str, *, grace: float | None = None) -> None:
@@ -315,7 +295,8 @@ class Controller:
         granted = policy.share(wants, capacity)
         requests = [r for function, count in sorted(granted.items()) for r in self._requests(function, count)]
         if requests:
-            rows = [(r.container, r.function, r.slot, self.backend.name, self.host, now) for r in requests]
+            name, host = self.backend.name, self.host
+            rows = [(r.container, r.function, r.slot, name, host, now, r.version) for r in requests]
             if not self.store.started(self.lease.token, rows):
                 return  # somebody else leads
             for request in requests:
@@ -398,23 +379,7 @@ class Controller:
                 and known is not None
                 and not (known.ready or known.draining or exit_.asked or returned or served)
             ):
-                self._start_failed(view, exit_.reason, exit_.last_lines)
-
-    def _start_failed(self, view: View, reason: str, lines: Any) -> None:
-        function, now = view.registration.function, time.time()
-        if now < view.back_off_until:
-            return  # one of several that were started together
-        view.failures += 1
-        low, high = BACK_OFF
-        view.back_off_until = now + min(high, low * 2 ** (view.failures - 1))
-        tail = "\n".join(lines)
-        printed = f". It printed:\n{tail}" if tail and view.failures == 1 else ""  # the same each time, mostly
-        pause = view.back_off_until - now
-        shown = view.registration.shown
-        logger.error("a container of %s did not start (%s); next try in %g s%s", shown, reason, pause, printed)
-        if self.fail_fast and view.failures >= FAILURES_BEFORE_FAILING:
-            text = f"no container of {shown} could be started: {reason}" + (f"\n{tail}" if tail else "")
-            self.store.fail_pending(self.lease.token, function, text)
+                self.starts.failed(view, exit_.reason, exit_.last_lines, known.version)
 
     def _save_learned(self) -> None:
         for function, view in self.views.items():

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from redis.lock import Lock
@@ -31,6 +31,8 @@ class Deployment:
     functions: tuple[str, ...]
     """Names of its functions and classes."""
     stopped: bool = False
+    gone: tuple[str, ...] = ()
+    """Names of those that the version before had and this one hasn't."""
 
     def seal(self, keyring: Keyring) -> bytes:
         """Return it signed."""
@@ -40,7 +42,8 @@ class Deployment:
     def unseal(cls, keyring: Keyring, app: str, sealed: bytes) -> Deployment:
         """Return what was signed; raises SerializationError."""
         values = json.loads(keyring.unseal(REGISTRY, f"{app}|app", sealed))
-        return cls(**values | {"functions": tuple(values["functions"])})
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**known | {name: tuple(known.get(name, ())) for name in ("functions", "gone")})
 
 
 def find(store: Store, keyring: Keyring, app: str) -> Deployment | None:
@@ -136,8 +139,9 @@ def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) ->
             put_code(store, name, version, sealed)
         source = next((r.source.where for r in made.values() if r.source.where), "")
         deployment = Deployment(
-            app=app, version=number, at=time.time(), source=source, functions=tuple(r.name for r in made.values())
-        )
+            app=app, version=number, at=time.time(), source=source, functions=tuple(r.name for r in made.values()),
+            gone=tuple(sorted(n.removeprefix(f"{app}.") for n in gone if "~" not in n)),
+        )  # fmt: skip
         every = made | pools
         store.deploy(
             app, deployment.seal(keyring), {n: r.seal(keyring) for n, r in every.items()},

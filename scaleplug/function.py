@@ -22,7 +22,7 @@ from celery.result import AsyncResult, EagerResult, denied_join_result
 from kombu import Connection, Producer
 from kombu.exceptions import EncodeError
 
-from scaleplug.abc import Caller, FunctionStats
+from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
@@ -36,6 +36,7 @@ from scaleplug.errors import (
     SerializationError,
 )
 from scaleplug.inputs import Inputs
+from scaleplug.loops import in_event_loop
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, code_version, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
@@ -199,7 +200,7 @@ class Function(Autoscaled, Generic[P, R]):
         self.options, self.schedule = dict(options or {}), schedule
         self.title = f"{app.name}.{name}"
         self.owner: Owner = owner or self
-        self.is_generator = raw is not None and is_generator(raw)
+        self._generates = None if raw is None else is_generator(raw)
         self.is_async = inspect.iscoroutinefunction(raw) or inspect.isasyncgenfunction(raw)
         self.__name__ = getattr(raw, "__name__", name)
         self.__qualname__ = getattr(raw, "__qualname__", name)
@@ -308,6 +309,7 @@ class Function(Autoscaled, Generic[P, R]):
         """Return what this variant of the function is registered as."""
         if base.is_class:
             raise ExecutionError(f"{self.title} is a class: use Cls.from_name for it")
+        self.learn(base.callables)
         if not self.options:
             return base
         return variant(base, self.full_name, self.options, "", self.shown)
@@ -484,16 +486,44 @@ class Function(Autoscaled, Generic[P, R]):
     # -- streams ---------------------------------------------------------------------------------------------------
 
     def _check_stream(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not self.is_generator:
-            raise InvalidError(f"{self.full_name} is no generator function: call it with .remote(...)")
+        if self._kind_here() is False:
+            raise InvalidError(f"{self.title} is no generator function: call it with .remote(...)")
         if self.task.typing:
             self.task.__header__(*args, **kwargs)  # the TypeError of a plain call, before the first item
 
+    @property
+    def is_generator(self) -> bool | None:
+        """Whether calling it gives a generator; ``None`` while that isn't known of a function of another process."""
+        return self._generates
+
+    def _kind_here(self) -> bool | None:
+        """Return the same, after asking what is registered, where this thread may wait for that."""
+        if self.is_generator is None and not in_event_loop():
+            self.app.ready_for_calls(self.owner)
+        return self.is_generator
+
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """Its kind, as it is registered; ``None`` while it isn't known."""
+        return None if self._generates is None else {"": "generator" if self._generates else "function"}
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take what kind of function is registered, where its code isn't in this process."""
+        if self.raw is None:
+            self._generates = registered.get("") == "generator"
+
+    def needs_kind(self, kind: CallKind) -> None:
+        """Refuse a call of another kind than the function's, once that is known."""
+        if kind == "stream" and self.is_generator is False:
+            raise InvalidError(f"{self.title} is no generator function: call it with .remote(...)")
+        if kind != "stream":
+            self.needs_one_result(f".{kind}()")
+
     def needs_one_result(self, how: str) -> None:
         """Refuse a way to call that gives one result for each input."""
-        if self.is_generator:
+        if self._kind_here():
             raise InvalidError(
-                f"{self.full_name} is a generator function, and {how} would give one result: "
+                f"{self.title} is a generator function, and {how} would give one result: "
                 "use .remote_gen(...) for its items"
             )
 

@@ -188,3 +188,12 @@ def _end_of_name(source: bytes, name: str) -> tuple[int, int] | None:
         return None
     row, column = (found.func.end_lineno or 1) - 1, found.func.end_col_offset or 0
     return row, column - (1 if row == 0 else 0)
+
+
+def in_event_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

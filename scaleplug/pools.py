@@ -41,6 +41,13 @@ class Owner(Protocol):
     def variant(self, base: Registration) -> Registration:
         """Return what the pool is registered as, given what its function or class is."""
 
+    @property
+    def callables(self) -> Mapping[str, str] | None:
+        """The kinds of its callables by name, as far as they are known."""
+
+    def learn(self, registered: Mapping[str, str]) -> None:
+        """Take the kinds of its callables as they are registered, where the code isn't in this process."""
+
     def code(self) -> Any:
         """Return the callable or class that travels pickled; ``None`` where it isn't in this process."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scaleplug.errors import ExecutionError, NotFoundError, did_you_mean
+from scaleplug.errors import ExecutionError, NotFoundError, SerializationError, did_you_mean
 from scaleplug.serializer import REGISTRY, Keyring
 from scaleplug.settings import FunctionSettings
 from scaleplug.store import Store
@@ -130,6 +131,15 @@ class Registration:
     def unseal(cls, keyring: Keyring, function: str, sealed: bytes) -> Registration:
         """Return what was signed; raises SerializationError."""
         return cls.from_dict(json.loads(keyring.unseal(REGISTRY, function, sealed)) | {"function": function})
+
+
+def registrations(sealed: Mapping[str, bytes], keyring: Keyring) -> dict[str, Registration]:
+    """Return those that can be read of sealed registrations, by the names of their pools."""
+    found = {}
+    for function, each in sealed.items():
+        with contextlib.suppress(SerializationError):  # signed with another secret, or by a version to come
+            found[function] = Registration.unseal(keyring, function, each)
+    return found
 
 
 def seal_override(keyring: Keyring, function: str, override: Mapping[str, Any]) -> bytes:

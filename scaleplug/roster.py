@@ -24,6 +24,9 @@ class Roster:
     def __init__(self, store: Store, keyring: Keyring) -> None:
         self.store, self.keyring = store, keyring
         self.views: dict[str, View] = {}
+        self.retiring_templates: dict[str, Registration] = {}
+        """Classes without containers of their own that are to go."""
+        self.unused_seconds = UNUSED_SECONDS
 
     def read(self, functions: Collection[str] | None = None) -> list[Registration]:
         """Read the registry, or only what it says of some functions; return what is registered and doesn't retire.
@@ -43,7 +46,10 @@ class Roster:
                 if function in self.views:
                     self.views[function].missing = True
                 continue
+            self.retiring_templates.pop(function, None)
             if registration.template:
+                if retiring:
+                    self.retiring_templates[function] = registration
                 continue
             self._update(registration, self._settings(registration, laid_over), retiring=retiring)
             if not retiring:
@@ -76,7 +82,7 @@ class Roster:
 
     def in_use(self) -> list[Registration]:
         """Return every registration of which containers run or may be started."""
-        proven = (v.proven for v in self.views.values() if v.proven is not None and v.containers)
+        proven = (v.proven for v in self.views.values() if v.proven is not None and v.proving)
         return [*(v.registration for v in self.views.values()), *proven]
 
     def retire(self, token: str, now: float) -> bool:
@@ -84,18 +90,41 @@ class Roster:
 
         Returns whether any was forgotten.
         """
-        gone = []
+        gone = [function for function, view in self.views.items() if view.missing and not view.containers]
+        for group in self._retiring():
+            if self.store.retire(token, group):
+                gone += group
         for function, view in self.views.items():
             if view.containers:
                 view.unused_since = 0.0
-            elif view.missing or (view.retiring and self.store.retire(token, function)):
-                gone.append(function)
             elif view.registration.base and not view.retiring and not view.settings.min_containers:
                 view.unused_since = view.unused_since or now
-                if now - view.unused_since > max(UNUSED_SECONDS, view.settings.scaledown_window):
+                if now - view.unused_since > max(self.unused_seconds, view.settings.scaledown_window):
                     view.unused_since = now
                     if self.store.let_be(token, function):
                         view.update(view.registration, view.settings, retiring=True)
         for function in gone:
-            del self.views[function]
+            self.views.pop(function, None)
+            self.retiring_templates.pop(function, None)
         return bool(gone)
+
+    def _retiring(self) -> list[list[str]]:
+        """Return what retires: unused variants one by one, what a deployment has dropped of an app together.
+
+        As long as old code of an app runs, it may call what its new code doesn't have.
+        """
+        old = {v.registration.app for v in self.views.values() if v.containers and (v.retiring or v.stale)}
+        alone, apps = [], {registration.app: [f] for f, registration in self.retiring_templates.items()}
+        for function, view in self.views.items():
+            if not view.retiring or view.missing:
+                continue
+            base = f"{view.registration.app}.{view.registration.base}"
+            dropped = base in self.retiring_templates or (base in self.views and self.views[base].retiring)
+            if view.registration.base and not dropped:
+                alone.append([function])
+            else:
+                apps.setdefault(view.registration.app, []).append(function)
+        return [
+            *(g for g in alone if not self.views[g[0]].containers),
+            *(g for app, g in apps.items() if app not in old),
+        ]

@@ -451,8 +451,8 @@ class Store:
         """Return the idle containers that have been given a message and have not claimed it yet."""
         return {_str(c) for c in self._run("taking", *functions)}
 
-    def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float]]) -> bool:
-        """Write down (container, function, slot, backend, host, time) before each start; False without the lease."""
+    def started(self, token: str, containers: Sequence[tuple[str, str, int, str, str, float, str]]) -> bool:
+        """Write down (container, function, slot, backend, host, time, version) before a start; False without lease."""
         return bool(self._run("started", token, *(value for row in containers for value in row)))
 
     def release(self, token: str, container: str, function: str) -> bool:
@@ -492,6 +492,30 @@ class Store:
     def decisions(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the last decisions, newest first."""
         return [json.loads(line) for line in self.client.lrange(self.keys.of("decisions", function), 0, last - 1)]
+
+    def put_trouble(self, function: str, trouble: Mapping[str, Any] | None) -> None:
+        """Keep why a function's last container did not start; ``None`` when one has."""
+        key = self.keys.of("trouble", function)
+        if trouble is None:
+            self.client.delete(key)
+        else:
+            self.client.set(key, json.dumps(trouble), ex=7 * 86_400)
+
+    def troubles(self, functions: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return ``at``, ``version``, ``reason`` and ``lines`` of failed starts, where none has worked since."""
+        if not functions:
+            return {}
+        found = self.client.mget([self.keys.of("trouble", function) for function in functions])
+        return {function: json.loads(text) for function, text in zip(functions, found, strict=True) if text}
+
+    def put_prepared(self, versions: Mapping[str, str]) -> None:
+        """Write down the version of each function's code that can be started now."""
+        if versions:
+            self.client.hset(self.keys.prepared, mapping=dict(versions))
+
+    def prepared(self) -> dict[str, str]:
+        """Return the version of each function's code that can be started."""
+        return {_str(n): _str(v) for n, v in self.client.hgetall(self.keys.prepared).items()}
 
     def learn(self, function: str, **seconds: float) -> None:
         """Keep what was learned of a function's ``service_time`` and ``start_time``."""
@@ -601,9 +625,13 @@ class Store:
         """Return the functions that take no new inputs and go when the last one has ended."""
         return {_str(name) for name in self.client.smembers(self.keys.retiring)}
 
-    def retire(self, token: str, function: str) -> bool:
-        """Remove a retiring function from the registry; False while something of it is left."""
-        return bool(self._run("retire", token, function))
+    def retire(self, token: str, functions: Sequence[str]) -> bool:
+        """Remove retiring functions from the registry; False while something of any of them is left."""
+        gone = bool(self._run("retire", token, *functions))
+        if gone:
+            for function in functions:
+                self.drop_code(function, keep=())
+        return gone
 
     def let_be(self, token: str, function: str) -> bool:
         """Let a function that nobody uses retire; False when something of it is left."""

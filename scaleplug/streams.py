@@ -137,7 +137,7 @@ def receive(
     caller, call = make_caller(), f"fc-{uuid4().hex}"
     outcomes, arrivals = Outcomes(caller, call), _Arrivals(caller, function.full_name, call)
     try:
-        caller.send(function, call, [(0, args, kwargs)], kind="remote")
+        caller.send(function, call, [(0, args, kwargs)], kind="stream")
         while not arrivals.ended:
             items = arrivals.open(outcomes.get(arrivals.patience))
             if arrivals.owes:
@@ -157,7 +157,7 @@ async def receive_async(
     caller, call = await asyncio.to_thread(make_caller), f"fc-{uuid4().hex}"
     outcomes, arrivals = await Outcomes.open(caller, call), _Arrivals(caller, function.full_name, call)
     try:
-        await asyncio.to_thread(caller.send, function, call, [(0, args, kwargs)], kind="remote")
+        await asyncio.to_thread(caller.send, function, call, [(0, args, kwargs)], kind="stream")
         while not arrivals.ended:
             event = await outcomes.get_async(arrivals.patience)
             large = event is not None and event.large  # what a generator returned at its end

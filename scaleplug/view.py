@@ -50,6 +50,12 @@ class View:
     ignoring: dict[str, float] = field(default_factory=dict)
     """Idle containers by the time since when they have ignored an input."""
     learned: bool = False
+    prepared: str | None = None
+    """The version of the code for which it is known whether it can be imported."""
+    works: bool = False
+    """Whether a container of the registered code has been ready."""
+    troubled: bool = True
+    """Whether a failed start may stand in Redis."""
 
     @property
     def hot(self) -> bool:
@@ -81,7 +87,7 @@ class View:
         if registration.version != self.registration.version:
             if not self.proving:
                 self.proven = self.registration if self.containers else None
-            self.failures, self.back_off_until = 0, 0.0
+            self.failures, self.back_off_until, self.works = 0, 0.0, False
         self.registration = registration
 
     def learn(self, state: FunctionState, prepared_at: float) -> None:
@@ -95,7 +101,7 @@ class View:
                 known.ready = True
                 self.failures, self.learned = 0, True
                 if known.version == self.registration.version:
-                    self.proven = self.registration
+                    self.proven, self.works = self.registration, True
                 self.start_time = policy.learn(self.start_time, max(0.0, at - max(known.requested_at, prepared_at)))
         if self.timed is not None and state.timed > self.timed:
             count = state.timed - self.timed

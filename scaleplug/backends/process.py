@@ -114,6 +114,11 @@ class ProcessBackend:
         link = self._zygotes.get(self._path(registration))
         return time.time() if link is None or link.loaded_at is None else link.loaded_at
 
+    def problem(self, registration: Registration) -> str | None:
+        """Return why the function's code can't be imported: empty if it could, ``None`` while that isn't known."""
+        link = self._zygotes.get(self._path(registration))
+        return None if link is None or link.loaded_at is None else link.error or ""
+
     def can_start(self, registration: Registration) -> bool:
         """Return whether the zygote of this version lives: a new one would import the code as it is now."""
         return self._path(registration) in self._zygotes
@@ -243,7 +248,7 @@ class ProcessBackend:
                 with contextlib.suppress(OSError):  # they die with their zygote; this ends what they had started
                     os.killpg(container.pid, signal.SIGKILL)
         lines = last_lines(link.path.with_suffix(".log"))
-        if not self._ending:
+        if not (self._ending or link.dismissed):
             said = "".join(f"\n{line}" for line in lines)
             logger.warning("a zygote died, and its %d containers with it%s", len(left), said and f". It said:{said}")
         reason = "killed with its zygote"

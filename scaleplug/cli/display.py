@@ -16,7 +16,7 @@ from rich.console import Console
 
 from scaleplug import mapping
 from scaleplug.cli.frame import render
-from scaleplug.cli.names import Palette, short_names
+from scaleplug.cli.names import Labels, Palette, short_names
 from scaleplug.cli.screen import LEAST_BETWEEN_FRAMES, Screen, plain
 from scaleplug.cli.tally import Tally, map_line
 from scaleplug.mapping import Progress
@@ -40,6 +40,7 @@ class QuietDisplay:
         self.tally = Tally()
         self._lock = threading.RLock()
         self._counts: Counts | None = None
+        self._labels: Labels | None = None
         self._quiet: Callable[[], bool] = lambda: False
         self._settled = False
         self._began = time.monotonic()
@@ -49,6 +50,10 @@ class QuietDisplay:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def use_labels(self, labels: Labels) -> None:
+        """Show people's names of pools."""
+        self._labels = labels
 
     def begin(self, counts: Counts, quiet: Callable[[], bool] = lambda: False) -> None:
         """Begin with the job; ``counts`` asks Redis for its functions, ``quiet`` whether that can be left out."""
@@ -77,6 +82,8 @@ class QuietDisplay:
             if not anyway and self._settled and self._quiet():
                 return
             counts = self._counts()
+            if self._labels is not None:
+                self.tally.shown = self._labels.learn(counts)
             with self._lock:
                 self.tally.see(counts, time.monotonic())
             self._settled = not any(c.containers or c.pending or c.delayed or c.running for c in counts.values())
@@ -87,7 +94,11 @@ class QuietDisplay:
 
     def name(self, function: str) -> str:
         """Return the short name of a function."""
-        return short_names({*self.tally.functions, function})[function]
+        functions = {*self.tally.functions, function}
+        if self._labels is not None:
+            with contextlib.suppress(RedisError, OSError):
+                self.tally.shown = self._labels.learn(functions)
+        return short_names(functions, self.tally.shown)[function]
 
 
 class PlainDisplay(QuietDisplay):

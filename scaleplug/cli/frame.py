@@ -37,7 +37,7 @@ def draw(tally: Tally, palette: Palette, *, width: int, ascii_only: bool = False
     """Return the frame's rows: the maps and the containers of every function that has something to do."""
     active = tally.active
     order = dict.fromkeys([*active, *tally.done, *(record.progress.function for record in tally.maps)])
-    names = short_names(order)
+    names = short_names(order, tally.shown)
     margin = min(24, max((len(names[f]) for f in order), default=0)) + 2
     bar_width = max(10, min(WIDEST, (width - margin) * 2 // 5))
     lines: list[Text] = []

@@ -12,11 +12,13 @@ import click
 from scaleplug.cli.display import QuietDisplay, make_display
 from scaleplug.cli.feed import LogFeed, NoteFeed
 from scaleplug.cli.interrupts import Interrupts
+from scaleplug.cli.names import Labels
 from scaleplug.cli.program import Program, Target
 from scaleplug.cli.tracebacks import show_exception
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.keys import Keys
 from scaleplug.runtime import Run
+from scaleplug.serializer import Keyring
 from scaleplug.server import connect
 from scaleplug.settings import Config
 from scaleplug.store import Store, require_url
@@ -112,6 +114,7 @@ class Job:
         if not self.quiet:
             self.logs = LogFeed(store, self.display.output, self.display.note)
             self.logs.start()
+        self.display.use_labels(Labels(store, Keyring(config.secret)))
         self.display.begin(store.census, store.quiet)
 
     # -- the job ---------------------------------------------------------------------------------------------------

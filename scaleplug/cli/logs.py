@@ -8,9 +8,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-from scaleplug.cli.names import Palette, short_names
+from scaleplug.cli.names import Labels, Palette, short_names
 from scaleplug.cli.place import Place, find_place, place_options
 from scaleplug.cli.screen import plain
+from scaleplug.serializer import Keyring
 
 BLOCK_SECONDS = 2.0
 PAGE = 1_000
@@ -29,12 +30,13 @@ def command(function: str | None, follow: bool, last: int, redis_url: str | None
     with place.asking():
         name = place.function(function) if function is not None else None
         console, palette = Console(highlight=False, soft_wrap=True), Palette()
+        labels = Labels(place.store, Keyring(place.secret)) if place.secret else None
         after, entries = last_entries(place, last, name)
-        _show(console, palette, entries)
+        _show(console, palette, entries, labels)
         while follow:
             found = place.store.read_logs(after, block=BLOCK_SECONDS)
             after = found[-1][0] if found else after
-            _show(console, palette, _of(found, name))
+            _show(console, palette, _of(found, name), labels)
 
 
 def last_entries(place: Place, count: int, function: str | None) -> tuple[str, list[Entry]]:
@@ -57,9 +59,10 @@ def _of(entries: Iterable[Entry], function: str | None) -> list[Entry]:
     return [(at, entry) for at, entry in entries if entry["f"] and function in (None, entry["f"])]
 
 
-def _show(console: Console, palette: Palette, entries: Iterable[Entry]) -> None:
+def _show(console: Console, palette: Palette, entries: Iterable[Entry], labels: Labels | None) -> None:
     entries = list(entries)
-    names = short_names({entry["f"] for _, entry in entries})
+    functions = {entry["f"] for _, entry in entries}
+    names = short_names(functions, labels.learn(functions) if labels is not None else {})
     for _, entry in entries:
         console.print(f"{names[entry['f']]} | ", style=palette[entry["f"]], end="", markup=False)
         console.file.write(plain(entry["l"]) + ("\x1b[0m\n" if console.is_terminal and "\x1b" in entry["l"] else "\n"))

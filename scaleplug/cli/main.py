@@ -16,6 +16,10 @@ from scaleplug.errors import Error, did_you_mean
 COMMANDS = {
     "run": "Run a local entrypoint, with all it needs started around it.",
     "controller": "Be the controller that starts and stops containers.",
+    "deploy": "Register apps as they are now, as a new version.",
+    "stop": "Let an app finish what it has, and go.",
+    "apps": "Show the apps that are deployed or registered.",
+    "scale": "Show or change a function's containers while it runs.",
     "ps": "Show functions, their inputs and their containers.",
     "why": "Show the last decisions about a function's containers.",
     "logs": "Show what functions have printed.",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from scaleplug.errors import NotFoundError, did_you_mean, listed
+from scaleplug.errors import NotFoundError, SerializationError, did_you_mean, listed
+from scaleplug.registry import Registration
+from scaleplug.serializer import Keyring
+from scaleplug.store import Store
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "bright_magenta", "bright_green")
 
@@ -15,11 +19,31 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def short_names(functions: Collection[str]) -> dict[str, str]:
-    """Return each full name without its app, or the full name where two apps have a function of that name."""
-    last = {name: name.partition(".")[2] or name for name in functions}
+def short_names(functions: Collection[str], shown: Mapping[str, str] = {}) -> dict[str, str]:
+    """Return each full name without its app, or the full name where two apps have a function of that name.
+
+    ``shown`` has what people read in place of the names of pools.
+    """
+    last = {name: shown.get(name, name).partition(".")[2] or name for name in functions}
     shared = list(last.values())
-    return {name: part if shared.count(part) == 1 else name for name, part in last.items()}
+    return {name: part if shared.count(part) == 1 else shown.get(name, name) for name, part in last.items()}
+
+
+class Labels(dict[str, str]):
+    """What people read in place of the names of pools, as far as it was looked up."""
+
+    def __init__(self, store: Store, keyring: Keyring) -> None:
+        super().__init__()
+        self.store, self.keyring = store, keyring
+
+    def learn(self, functions: Collection[str]) -> Labels:
+        """Look up the pools among these functions that aren't known yet."""
+        for function in functions:
+            if "~" in function and function not in self:
+                sealed = self.store.function(function)
+                with contextlib.suppress(SerializationError):
+                    self[function] = Registration.unseal(self.keyring, function, sealed).shown if sealed else function
+        return self
 
 
 def find_function(wanted: str, functions: Collection[str]) -> str:

@@ -17,6 +17,8 @@ from scaleplug.cli.names import find_function
 from scaleplug.embedded import Instance, find_instances
 from scaleplug.errors import ConfigurationError, NotFoundError, ServerError, did_you_mean, listed
 from scaleplug.keys import Keys
+from scaleplug.registry import registrations
+from scaleplug.serializer import Keyring
 from scaleplug.server import connect, mask_url, read_facts
 from scaleplug.settings import Config
 from scaleplug.store import Store
@@ -51,7 +53,12 @@ class Place:
 
     def function(self, wanted: str) -> str:
         """Return the full name that ``wanted`` stands for; raises NotFoundError with near misses."""
-        return find_function(wanted, [name.decode() for name in self.store.client.hkeys(self.store.keys.functions)])
+        sealed = self.store.functions()
+        if wanted in sealed:
+            return wanted
+        known = registrations(sealed, Keyring(self.secret)) if self.secret else {}
+        shown = {known[name].shown if name in known else name: name for name in sealed}
+        return shown[find_function(wanted, shown)]
 
     def leader(self) -> str | None:
         """Return who acts as the controller, ``None`` when nobody does."""

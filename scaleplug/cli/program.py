@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -163,7 +163,11 @@ class Program:
         """Write all functions into the registry; return their names."""
         for app in self.apps:
             app.register()
-        return sorted(self.functions)
+        return sorted([*self.functions, *(c.full_name for app in self.apps for c in app.classes.values())])
+
+    def deploy(self) -> list[dict[str, Any]]:
+        """Deploy all apps; return the deployments as plain values, each with the Redis it went to."""
+        return [{**asdict(app.deploy()), "redis_url": app.redis_url} for app in self.apps]
 
 
 def _print_items(function: Function[Any, Any]) -> Callable[..., None]:

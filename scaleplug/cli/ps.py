@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +17,16 @@ from rich.text import Text
 
 from scaleplug.cli.frame import STATES
 from scaleplug.cli.place import Place, find_place, place_options
-from scaleplug.errors import SerializationError
-from scaleplug.registry import Registration
+from scaleplug.errors import InvalidError, SerializationError
+from scaleplug.registry import Registration, open_override
 from scaleplug.serializer import Keyring
-from scaleplug.settings import FunctionSettings
+from scaleplug.settings import FunctionSettings, override
 from scaleplug.store import Census
 
 WATCH_SECONDS = 1.0
+MARK = "*"
+"""Stands behind a setting that was changed while it runs."""
+SETTINGS = ("min", "max", "buffer", "window")
 WIDE = 200
 """Columns where the output is no terminal: nothing is cut off there."""
 
@@ -32,7 +36,11 @@ class Row:
     """One function; ``settings`` are ``None`` where they were signed with a secret that isn't here."""
 
     function: str
+    shown: str
     settings: FunctionSettings | None
+    """Those in force."""
+    overridden: tuple[str, ...]
+    """Names of those that are not the decorator's."""
     census: Census
     service_time: float | None
     start_time: float | None
@@ -41,7 +49,9 @@ class Row:
         """Return it as plain JSON values."""
         return {
             "function": self.function,
+            "shown": self.shown,
             "settings": None if self.settings is None else self.settings.to_dict(),
+            "overridden": list(self.overridden),
             **asdict(self.census),
             "service_time": self.service_time,
             "start_time": self.start_time,
@@ -90,15 +100,25 @@ def _print_table(place: Place, keyring: Keyring, *, watch: bool) -> None:
 def read_rows(place: Place, keyring: Keyring) -> list[Row]:
     """Return all functions as they are now, by name."""
     store, rows = place.store, []
-    registered = store.functions()
+    registered, overrides = store.functions(), store.overrides()
     for function, census in sorted(store.census(sorted(registered)).items()) if registered else ():
-        try:
-            settings = Registration.unseal(keyring, function, registered[function]).settings
-        except SerializationError:
-            settings = None
+        shown, settings, overridden = _in_force(function, registered[function], overrides.get(function), keyring)
         learned = store.learned(function) or next(iter(store.decisions(function, 1)), {})  # they are saved now and then
-        rows.append(Row(function, settings, census, learned.get("service_time"), learned.get("start_time")))
+        times = learned.get("service_time"), learned.get("start_time")
+        rows.append(Row(function, shown, settings, overridden, census, *times))
     return rows
+
+
+def _in_force(
+    function: str, sealed: bytes, laid_over: bytes | None, keyring: Keyring
+) -> tuple[str, FunctionSettings | None, tuple[str, ...]]:
+    """Return how people read a function's name, its settings, and which of them were changed while it runs."""
+    try:
+        registration = Registration.unseal(keyring, function, sealed)
+        changes = open_override(keyring, function, laid_over)
+        return registration.shown, override(registration.settings, changes), tuple(changes)
+    except (SerializationError, InvalidError):
+        return function, None, ()
 
 
 def _view(place: Place, keyring: Keyring) -> Group:
@@ -115,7 +135,7 @@ def table(rows: list[Row]) -> Table:
     drawn.add_column("function", no_wrap=True)
     refused = any(row.census.refused for row in rows)
     counts = ("finished", "failed", *(("refused",) if refused else ()))
-    for name in ("min", "max", "buffer", "window", "pending", "running"):
+    for name in (*SETTINGS, "pending", "running"):
         drawn.add_column(name, justify="right", no_wrap=True)
     drawn.add_column("containers", min_width=12)
     for name in (*counts, "service", "start"):
@@ -125,17 +145,34 @@ def table(rows: list[Row]) -> Table:
         pending = f"{census.pending:,}" + (f" +{census.delayed:,} later" if census.delayed else "")
         numbers = [f"{getattr(census, name):,}" for name in counts]
         drawn.add_row(
-            row.function, *_settings(row.settings), pending, f"{census.running:,}", _containers(census),
-            *numbers, told_time(row.service_time), told_time(row.start_time),
+            row.shown, *told_settings(row.settings, row.overridden), pending, f"{census.running:,}",
+            _containers(census), *numbers, told_time(row.service_time), told_time(row.start_time),
         )  # fmt: skip
     return drawn
 
 
-def _settings(settings: FunctionSettings | None) -> tuple[str, ...]:
+def told_settings(settings: FunctionSettings | None, overridden: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the autoscaler's settings for people; those that were changed while it runs are marked."""
     if settings is None:
         return ("?",) * 4
-    most = "-" if settings.max_containers is None else str(settings.max_containers)
-    return str(settings.min_containers), most, str(settings.buffer_containers), f"{settings.scaledown_window:g} s"
+    values = {
+        "min_containers": str(settings.min_containers),
+        "max_containers": "-" if settings.max_containers is None else str(settings.max_containers),
+        "buffer_containers": str(settings.buffer_containers),
+        "scaledown_window": f"{settings.scaledown_window:g} s",
+    }
+    return tuple(value + (MARK if name in overridden else "") for name, value in values.items())
+
+
+def settings_table(settings: Mapping[str, tuple[FunctionSettings, Collection[str]]]) -> Table:
+    """Return names with their settings as a table."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    drawn.add_column("function", no_wrap=True)
+    for name in (*SETTINGS, "timeout"):
+        drawn.add_column(name, justify="right", no_wrap=True)
+    for name, (each, overridden) in settings.items():
+        drawn.add_row(name, *told_settings(each, overridden), f"{each.timeout:g} s")
+    return drawn
 
 
 def _containers(census: Census) -> Text:

@@ -75,6 +75,8 @@ class Tally:
         self.maps: list[MapRecord] = []
         self.done: dict[str, Done] = {}
         self.functions: dict[str, Census] = {}
+        self.shown: Mapping[str, str] = {}
+        """What people read in place of the names of pools."""
         self.containers = 0
         """The most there have been at once."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from scaleplug.cli.deploy import told_trouble
 from scaleplug.cli.names import counted
 from scaleplug.cli.place import Place, find_place, place_options
 
@@ -26,7 +27,7 @@ def command(function: str, last: int, as_json: bool, redis_url: str | None, run:
     place = find_place(redis_url, run)
     with place.asking():
         name = place.function(function)
-        decisions = place.store.decisions(name, last)
+        decisions, trouble = place.store.decisions(name, last), place.store.troubles([name]).get(name)
         if as_json:
             click.echo(json.dumps(decisions, indent=2))
         elif decisions:
@@ -34,6 +35,8 @@ def command(function: str, last: int, as_json: bool, redis_url: str | None, run:
                 click.echo(told(decision))
         else:
             click.echo(_without_decision(place, name))
+        if trouble and not as_json:
+            click.echo("\n".join([told_trouble(name, trouble), *(f"  {line}" for line in trouble["lines"])]))
 
 
 def told(decision: dict[str, Any]) -> str:

@@ -130,6 +130,10 @@ class FakeBackend:
         """Write down the functions that are to be ready."""
         self.warmed |= {registration.function for registration in registrations}
 
+    def problem(self, registration: Registration) -> str | None:  # noqa: ARG002  # nothing is imported
+        """Return why the function's code can't be imported: never."""
+        return ""
+
     def can_start(self, registration: Registration) -> bool:  # noqa: ARG002  # nothing is imported
         """Return whether containers of a version that is registered no longer can still be started."""
         return True

@@ -193,6 +193,16 @@ def count_and_return(n: int, data: bytes) -> Iterator[int]:
     return data
 
 
+@app.function(max_containers=2, retries=scaleplug.Retries(max_retries=2, initial_delay=0))
+def digest_at_last(folder: str, data: bytes) -> str:
+    """Fail twice, then return the data's hash."""
+    attempt = len(list(Path(folder).glob("attempt-*")))
+    (Path(folder) / f"attempt-{attempt}").touch()
+    if attempt < 2:
+        raise ValueError(f"attempt {attempt}")
+    return hashlib.sha256(data).hexdigest()
+
+
 @app.function(max_containers=1)
 def fail_with(data: bytes) -> None:
     """Raise an error that carries the data."""

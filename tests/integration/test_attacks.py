@@ -30,10 +30,12 @@ def test_cancelling_a_call_leaves_what_its_inputs_have_spawned(surroundings: Sur
         for c in (parent, child)
     ]
     name = "jobs.nobody"
+    store.put_functions({name: b"only its name is looked at"})
     store.submit(name, messages, most_pending=10)
     assert store.cancel(name, parent, tell=False, keep=0, caller="") == (1, 0)
     assert [m.decode() for m in store.client.lrange(store.keys.queue(name), 0, -1)] == messages[1:]
     store.client.delete(store.keys.queue(name))
+    store.client.hdel(store.keys.functions, name)
 
 
 def test_a_take_whose_reply_was_lost_is_still_a_take(surroundings: Surroundings) -> None:

@@ -60,10 +60,8 @@ def test_revoked_by_expiry_does_not_run(surroundings: Surroundings) -> None:
 
 
 def test_messages_made_in_bulk_are_what_celery_sends(surroundings: Surroundings) -> None:
-    factory: MessageFactory = surroundings.caller._factories.setdefault(
-        jobs.square.full_name,
-        MessageFactory(jobs.square.task, surroundings.caller.keyring, surroundings.caller.inbox.name),
-    )
+    caller, name = surroundings.caller, jobs.square.full_name
+    factory = MessageFactory(jobs.square.task, caller.keyring, caller.inbox.name, name)
     for many, keep in ((True, 0), (False, 0), (False, 60)):
         text = factory.make("fc-call", [(3, (4,), {})], many=many, keep=keep)[0]
         ours: dict[str, Any] = json.loads(text)

@@ -192,7 +192,7 @@ def test_nothing_unverified_is_unpickled_looped_or_lost(surroundings: Surroundin
     trap = tmp_path / "sprung"
     pickled = cloudpickle.dumps(((Bomb(trap),), {}, {}))
     own, other = surroundings.caller.keyring, Keyring("another-secret-that-is-long-enough-to-be-one")
-    right, wrong = input_context("jobs.square", "forged"), input_context("jobs.square", "another input")
+    right, wrong = (input_context("jobs.square", what, "jobs.square") for what in ("forged", "another input"))
     bad = [
         "not json",
         "[1, 2]",
@@ -227,9 +227,8 @@ def test_nothing_unverified_is_unpickled_looped_or_lost(surroundings: Surroundin
 
 def test_a_caller_with_another_secret_is_told(surroundings: Surroundings) -> None:
     caller = surroundings.caller
-    factory = caller._factories.get(jobs.add.full_name)
     assert jobs.add.remote(1, 2) == 3
-    factory = caller._factories[jobs.add.full_name]
+    factory = caller._factories[jobs.add.full_name, jobs.add.task.name]
     keyring, factory.keyring = factory.keyring, Keyring("another-secret-that-is-long-enough-to-be-one")
     try:
         with pytest.raises(InputRefusedError, match="SCALEPLUG_SECRET"):

@@ -137,6 +137,11 @@ def test_an_input_of_a_killed_container_has_its_arguments_again(surroundings: Su
     gone(surroundings)
 
 
+def test_an_input_that_is_retried_has_its_arguments_again(surroundings: Surroundings, tmp_path: Path) -> None:
+    assert jobs.digest_at_last.remote(str(tmp_path), DATA) == DIGEST
+    gone(surroundings)
+
+
 def test_a_purged_queue_leaves_nothing(surroundings: Surroundings, tmp_path: Path, busy: Callable[[], None]) -> None:
     for name in ("a", "b"):
         jobs.held_digest.delay(str(tmp_path), name, DATA)

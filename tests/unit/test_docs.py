@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 import scaleplug
-from scaleplug import controller, errors, policy
+from scaleplug import errors, policy, starts
 from scaleplug.abc import StartRequest
 from scaleplug.backends import process
 from scaleplug.settings import Config, FunctionSettings
@@ -133,7 +133,7 @@ def test_the_limits_are_as_they_say():
         ("docs/autoscaling.md", f"not before {policy.EARLY_SECONDS:g} seconds"),
         ("docs/autoscaling.md", f"at most {process.CONTAINERS_PER_CORE} containers per core"),
         ("docs/reliability.md", f"After {Config().max_attempts} attempts (`SCALEPLUG_MAX_ATTEMPTS`)"),
-        ("docs/reliability.md", f"after {controller.FAILURES_BEFORE_FAILING} failed starts"),
+        ("docs/reliability.md", f"after {starts.FAILURES_BEFORE_FAILING} failed starts"),
         ("docs/reliability.md", f"`SCALEPLUG_STOP_GRACE` ({Config().stop_grace:g} s"),
         ("docs/reliability.md", f"After {Config().cancel_grace:g} s (`SCALEPLUG_CANCEL_GRACE`)"),
         ("docs/retries.md", f"`SCALEPLUG_CANCEL_GRACE` ({Config().cancel_grace:g} s)"),
