@@ -601,6 +601,7 @@ class Store:
         pipe.hset(self.keys.apps, app, record)
         if retired or sealed:
             pipe.hdel(self.keys.overrides, *retired, *sealed)
+            pipe.delete(*(self.keys.of("trouble", name) for name in (*retired, *sealed)))
         if retired:
             pipe.sadd(self.keys.retiring, *retired)
         if sealed:

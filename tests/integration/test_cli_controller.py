@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.commands import SECRET, environment, python, scaleplug, told
-from tests.helpers import runs, wait_until
+from tests.commands import SECRET, python, scaleplug, told
+from tests.controllers import Controller
+from tests.helpers import wait_until
 
 PROGRAM = """
 import time
@@ -36,38 +32,6 @@ def nap(seconds):
 CALL = "import shop; print(list(shop.square.map(range(4))))"
 SPAWN = "import shop; print(shop.nap.spawn(2).object_id)"
 RESULT = "import sys, scaleplug; print(scaleplug.FunctionCall.from_id(sys.argv[1]).get(timeout=0))"
-
-
-class Controller:
-    """A controller under way, and what it has said."""
-
-    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
-        command = [sys.executable, "-m", "scaleplug.cli.main", "controller", *arguments]
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment(**environ), stderr=subprocess.PIPE, text=True
-        )
-        self.said: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
-            for line in lines:
-                self.said.append(re.sub(r"^\d\d:\d\d:\d\d ", "", line.rstrip("\n")))
-
-    def says(self, pattern: str) -> str:
-        """Wait until it says this; return the line."""
-        return wait_until(lambda: next((line for line in self.said if re.search(pattern, line)), ""), 15, pattern)
-
-    def end(self, sig: signal.Signals) -> int:
-        """Signal it; return the exit code when it and all it has started are gone."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(sig)
-        code = self.process.wait(20)
-        wait_until(lambda: not [process for process in family if runs(process)])
-        self._reader.join(5)
-        return code
 
 
 Start = Callable[..., Controller]
@@ -95,12 +59,7 @@ def start(folder: Path, environ: dict[str, str]) -> Iterator[Start]:
 
     yield begin
     for controller in started:
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(controller.process.pid).children(recursive=True):
-                process.kill()
-        controller.process.kill()
-        controller.process.wait()
-        controller._reader.join(5)
+        controller.kill()
 
 
 def test_it_registers_programs_and_runs_their_functions(start: Start, folder: Path, environ: dict[str, str]):
