@@ -378,6 +378,7 @@ class Function(Autoscaled, Generic[P, R]):
         """See :class:`Autoscaled`."""
         if self.owner is not self:
             raise InvalidError(f"{self.title} is a method: the autoscaler is that of the object it belongs to")
+        self.make_known(self._caller())  # there is nothing to be changed before
         return super().change(changes)
 
     def _stats(self) -> FunctionStats:
