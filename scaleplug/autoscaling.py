@@ -66,6 +66,13 @@ _ORDER = ("min_containers", "max_containers", "buffer_containers", "scaledown_wi
 assert sorted(_ORDER) == sorted(AUTOSCALER)
 
 
+class ObjectTypes:
+    """What an object of a class has of its autoscaler, for type checkers; see :mod:`scaleplug.mypy_plugin`."""
+
+    autoscaler: Autoscaler
+    update_autoscaler: Method[..., AutoscalerSettings]
+
+
 class Autoscaled:
     """Something with a pool of containers of its own."""
 
