@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from scaleplug.abc import Caller, FunctionStats
@@ -66,11 +66,17 @@ _ORDER = ("min_containers", "max_containers", "buffer_containers", "scaledown_wi
 assert sorted(_ORDER) == sorted(AUTOSCALER)
 
 
+class ObjectTypes:
+    """What an object of a class has of its autoscaler, for type checkers; see :mod:`scaleplug.mypy_plugin`."""
+
+    autoscaler: Autoscaler
+    update_autoscaler: Method[..., AutoscalerSettings]
+
+
 class Autoscaled:
     """Something with a pool of containers of its own."""
 
     full_name: str
-    _caller: Callable[[], Caller]
 
     def __init__(self) -> None:
         self.autoscaler = Autoscaler(self)
@@ -90,11 +96,15 @@ class Autoscaled:
         return await asyncio.to_thread(self._get_current_stats)
 
     def _stats(self) -> FunctionStats:
-        return self._caller().stats(self.full_name, max_inputs=self.pool_settings.max_inputs)
+        return self.known_caller().stats(self.full_name, max_inputs=self.pool_settings.max_inputs)
+
+    def known_caller(self) -> Caller:
+        """Return what carries its calls, after making sure that the registry knows it."""
+        raise NotImplementedError
 
     def change(self, changes: Mapping[str, Any]) -> AutoscalerSettings:
         """Lay ``changes`` over the settings and return those in force; raises InvalidError where they don't fit."""
-        return autoscaler_settings(self._caller().override(self.full_name, changes))
+        return autoscaler_settings(self.known_caller().override(self.full_name, changes))
 
     def _update_autoscaler(
         self,

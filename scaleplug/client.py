@@ -123,6 +123,7 @@ class RedisCaller:
         """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
         accepted, answer = 0, None
         function.make_known(self)
+        function.needs_kind("spawn_map")
         for first in range(0, len(inputs), PART):
             part = inputs[first : first + PART]
             try:

@@ -211,7 +211,8 @@ class ObjectPool(Autoscaled, Generic[T]):
     def __repr__(self) -> str:
         return f"<{self.cls.full_name}{told(self.given)}>"
 
-    def _caller(self) -> Caller:
+    def known_caller(self) -> Caller:
+        """Return what carries its calls, after making sure that the registry knows it."""
         return self.app.ready_for_calls(self)
 
     @property

@@ -384,6 +384,7 @@ class Function(Autoscaled, Generic[P, R]):
         """See :class:`Autoscaled`."""
         if self.owner is not self:
             raise InvalidError(f"{self.title} is a method: the autoscaler is that of the object it belongs to")
+        self.make_known(self._caller())  # there is nothing to be changed before
         return super().change(changes)
 
     def _stats(self) -> FunctionStats:
@@ -629,6 +630,10 @@ class Function(Autoscaled, Generic[P, R]):
 
     def _caller(self) -> Caller:
         return self.app.caller_of(self.owner)
+
+    def known_caller(self) -> Caller:
+        """Return what carries its calls, after making sure that the registry knows it."""
+        return self.app.ready_for_calls(self.owner)
 
     def make_known(self, caller: Caller) -> None:
         """Make sure that a controller knows the function; may block."""

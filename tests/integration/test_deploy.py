@@ -367,6 +367,18 @@ def test_an_app_that_was_only_registered_can_be_stopped_and_comes_back_when_it_i
     assert site.app()["state"] == "registered"
 
 
+def test_exit_runs_when_the_controller_ends(site: Site, tmp_path: Path):
+    controller = site.controller()
+    leave = "    @scaleplug.exit()\n    def leave(self):\n        Path(self.size).touch()\n\n"
+    method = "    @scaleplug.method()\n    def predict"
+    site.deploy("one", change=lambda text: text.replace(method, leave + method))
+    file = tmp_path / "left"
+    assert Cls.from_name("shop", "Model")(size=str(file)).predict.remote(1)[0] == str(file)
+    assert not file.exists()
+    assert controller.end(signal.SIGTERM) == 0
+    assert file.exists()
+
+
 # -- settings ------------------------------------------------------------------------------------------------------
 
 

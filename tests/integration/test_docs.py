@@ -99,7 +99,7 @@ def test_commands_in_the_pages_exist():
         name, _, rest = line.partition("scaleplug ")[2].partition(" ")
         # Options behind a file are the entrypoint's.
         used.setdefault(name, set()).update(re.findall(r"(?<!\S)--?[a-z][\w-]*", re.split(r"\.py|\n", rest)[0]))
-    assert {"run", "controller", "ps", "why", "logs"} <= used.keys()
+    assert {"run", "controller", "deploy", "stop", "apps", "scale", "ps", "why", "logs"} <= used.keys()
     for name, options in used.items():
         done = scaleplug(name, "--help", cwd=ROOT)
         assert done.returncode == 0, told(done)

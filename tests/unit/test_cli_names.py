@@ -34,6 +34,15 @@ def test_short_names_are_without_the_app_where_that_is_clear():
     }
 
 
+def test_pools_have_the_names_that_people_read():
+    pool, other = "shop.Model~1f3a", "shop.Model~9b2c"
+    shown = {pool: "shop.Model(size='large')", other: "shop.Model(rate=0.5)"}
+    assert short_names([*FUNCTIONS, pool, other], shown)[pool] == "Model(size='large')"
+    assert short_names([pool, other], shown)[other] == "Model(rate=0.5)"
+    assert short_names([pool]) == {pool: "Model~1f3a"}
+    assert find_function("Model(rate=0.5)", shown.values()) == "shop.Model(rate=0.5)"
+
+
 @pytest.mark.parametrize("wanted", ["shop.evaluate", "evaluate"])
 def test_a_function_is_found_by_its_short_name(wanted: str):
     assert find_function(wanted, FUNCTIONS) == "shop.evaluate"
