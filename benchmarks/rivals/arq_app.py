@@ -10,7 +10,7 @@ import time
 from arq import create_pool
 from arq.connections import RedisSettings
 
-SETTINGS = RedisSettings(unix_socket_path=os.environ["RIVALS_SOCKET"])
+SETTINGS = RedisSettings.from_dsn(os.environ["RIVALS_URL"])
 AT_ONCE = 500
 
 

@@ -10,7 +10,7 @@ import time
 import redis.asyncio
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-URL = f"unix://{os.environ['RIVALS_SOCKET']}"
+URL = os.environ["RIVALS_URL"]
 AT_ONCE = 100
 
 broker = RedisStreamBroker(url=URL).with_result_backend(RedisAsyncResultBackend(redis_url=URL, result_ex_time=60))

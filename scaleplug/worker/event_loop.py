@@ -54,6 +54,13 @@ class EventLoop:
             future.cancel()
             raise
 
+    def close(self) -> None:
+        """End the loop; what it ran must have ended."""
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
     def check(self) -> None:
         """Tell, once, what keeps the loop from going on; for a thread that asks now and then."""
         if self._told or self._loop is None:
