@@ -113,7 +113,7 @@ class Roster:
 
         As long as old code of an app runs, it may call what its new code doesn't have.
         """
-        old = {v.registration.app for v in self.views.values() if v.containers and (v.retiring or v.stale)}
+        old = {v.registration.app for v in self.views.values() if v.containers and (v.retiring or v.old_code)}
         alone, apps = [], {registration.app: [f] for f, registration in self.retiring_templates.items()}
         for function, view in self.views.items():
             if not view.retiring or view.missing:

@@ -72,6 +72,11 @@ class View:
         return [c for c, k in self.containers.items() if not k.draining and k.version != self.registration.version]
 
     @property
+    def old_code(self) -> bool:
+        """Whether other code than the registered one still runs; it may be about to leave."""
+        return any(known.version != self.registration.version for known in self.containers.values())
+
+    @property
     def fresh(self) -> bool:
         """Whether a container of the registered code is there or starts."""
         return any(not k.draining and k.version == self.registration.version for k in self.containers.values())

@@ -116,6 +116,27 @@ def test_what_goes_together_waits_for_the_last(stage: Stage):
     assert stage.known == set()
 
 
+def test_what_is_gone_stays_as_long_as_old_code_runs_that_may_call_it(stage: Stage):
+    one, other = replace(BASE, version="1", deployed=True), replace(BASE, function="shop.g", version="1", deployed=True)
+    settings = replace(BASE.settings, min_containers=1)
+    stage.register(replace(one, settings=settings), other)
+    stage.round()
+    (old,) = stage.store.containers("shop.f")
+    assert stage.store.connect(old, "shop.f", 1, 1, [])
+    stage.backend.set_busy(old)
+    two = replace(one, version="2", settings=settings)
+    stage.store.deploy("shop", b"", {"shop.f": two.seal(stage.keyring)}, {"shop.f": "2"}, ["shop.g"])
+    wait_until(lambda: stage.round() or len(stage.store.containers("shop.f")) == 2)
+    (new,) = set(stage.store.containers("shop.f")) - {old}
+    assert stage.store.connect(new, "shop.f", 2, 1, [])
+    wait_until(lambda: stage.round() or stage.controller.views["shop.f"].containers[old].draining)
+    for _ in range(3):
+        stage.round()
+    assert "shop.g" in stage.known
+    stage.backend.set_busy(old, busy=False)
+    forgotten(stage, "shop.g")
+
+
 def test_a_version_rolls_once_one_of_it_is_ready(stage: Stage):
     one, two = replace(BASE, version="1", deployed=True), replace(BASE, version="2", deployed=True)
     settings = replace(BASE.settings, min_containers=2, max_containers=3)
