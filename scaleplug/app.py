@@ -21,7 +21,7 @@ from scaleplug.definitions import check_callable_alone, check_importable, name_o
 from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError
-from scaleplug.function import Function, check_retries, check_signature, make_task
+from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
@@ -30,6 +30,7 @@ from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
 from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
 from scaleplug.store import Store, require_url
+from scaleplug.task import make_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
