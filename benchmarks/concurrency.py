@@ -79,7 +79,7 @@ def measure(plan: Plan) -> Result:
         ),
         remarks=(
             ", ".join(f"{name}: {rate:,.0f}/s" for name, rate in found.items()) or "No rival is installed.",
-            f"{RIVALS_NO_OPS:,} no-ops of each rival.",
+            f"{RIVALS_NO_OPS:,} no-ops of each rival, one worker each.",
             "arq with max_jobs=1000 and poll_delay=0.01, taskiq with its stream broker and --max-async-tasks 1000.",
         ),
     )  # fmt: skip

@@ -351,3 +351,18 @@ def test_without_eventlet_the_error_tells_the_way_out(
     start_run()
     with pytest.raises(ContainerStartError, match=r"(?s)could not be imported.*pip install 'scaleplug\[eventlet\]'"):
         green_naps.remote(0.1)
+
+
+# -- surroundings of their own: last, since later calls go there -------------------------------------------------------
+
+
+def test_the_next_controller_puts_the_slots_right(start_run: Callable[..., Surroundings], tmp_path: Path) -> None:
+    surroundings = start_run()
+    calls = [at_most.spawn(str(tmp_path), x) for x in range(8)]
+    only(tmp_path, 4)
+    controller = surroundings.run._controller
+    assert controller is not None
+    controller.kill()
+    touch(str(tmp_path), "go")
+    assert [call.get(timeout=20)[0] for call in calls] == list(range(8))
+    wait_until(lambda: slots(surroundings, at_most) == {"2"}, 10, "the new controller has told it")
