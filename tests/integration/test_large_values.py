@@ -179,12 +179,12 @@ def test_the_arguments_of_a_caller_that_seemed_gone_wait_with_its_inputs(surroun
     key = store.keys.of("argument", "id")
     assert store.client.ttl(key) == -1
     assert store.connect("c", name, 0, 0, ()) == 1
-    store.take_now("c", 1, name)
+    store.take_many("c", 1, name, 1)
     assert store.begin("c", 1, name, "id", 60, {"caller": "gone", "call": "id"}).status == "parked"
     assert store.client.ttl(key) > 86_400
     assert store.revive("gone", 60)[:2] == (False, 1)
     assert store.client.ttl(key) == -1
-    store.take_now("c", 1, name)
+    store.take_many("c", 1, name, 1)
     store.quarantine("c", 1, name, "the test is over", {})
     assert not kept(surroundings)
     store.leave("c", name, "the test is over")
@@ -196,7 +196,7 @@ def test_an_outcome_that_comes_too_late_is_deleted_and_one_that_was_stored_is_no
     store.client.hset(store.keys.functions, name, "")
     store.submit(name, ["message"], most_pending=10)
     store.connect("d", name, 0, 0, ())
-    store.take_now("d", 1, name)
+    store.take_many("d", 1, name, 1)
     store.begin("d", 1, name, "id", 60, {})
     blobs.write("outcome:id:0:x", Pickled((memoryview(DATA),)))
     options: dict[str, Any] = {"seconds": 1.0, "failed": False, "reply": {}, "outcome": None, "draft": "outcome:id:0:x"}
@@ -309,7 +309,7 @@ def test_a_second_large_end_of_a_kept_input_is_deleted(surroundings: Surrounding
     for end in ("first", "second"):
         store.connect("e", name, 0, 0, ())
         epoch = int(store.client.hget(store.keys.of("container", "e"), "epoch"))
-        if not store.take_now("e", epoch, name):
+        if not store.take_many("e", epoch, name, 1):
             store.client.lpush(store.keys.transit("e", epoch), "message")
         store.begin("e", epoch, name, "id", 60, reply)
         draft = f"outcome:fc-again:0:{end}"
