@@ -201,6 +201,7 @@ class FunctionCall(Generic[R]):
         return self._results(*self._range(start, end, self._num_inputs()))
 
     def _results(self, start: int, end: int) -> Iterator[R]:
+        warn_if_blocking("iter", 3, iterated=True)  # the frame that asks for the first result
         outcomes = Outcomes(self._caller(), self.object_id)
         try:
             while start < end:

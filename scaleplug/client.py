@@ -231,7 +231,7 @@ class RedisCaller:
         while True:
             registered, before = self.store.function_and_override(function)
             if registered is None:
-                raise NotFoundError(f"{function} is not registered any more")
+                raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
             registration = Registration.unseal(self.keyring, function, registered)
             laid_over = open_override(self.keyring, function, before) | dict(changes)
             settings = override(registration.settings, laid_over)

@@ -143,7 +143,8 @@ class Cls(Generic[T]):
         """Return the object with these parameters; its containers are started when it is used."""
         if args:
             names = ", ".join(p.name for p in self.parameters or ())
-            raise InvalidError(f"{self.full_name} takes its parameters by name ({names}), not {args!r}")
+            named = f"by name ({names})" if names else "by name (NAME=VALUE)"
+            raise InvalidError(f"{self.full_name} takes its parameters {named}, not {args!r}")
         if self.parameters is not None:
             parameters = resolve(self.full_name, self.parameters, parameters)
         return Obj(ObjectPool(self, parameters))
@@ -151,6 +152,12 @@ class Cls(Generic[T]):
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_") and name in self.__dict__.get("methods", {}):
             raise AttributeError(f"{self.full_name}.{name} needs an object: {self.name}().{name}.remote(...)")
+        if name in RESERVED:
+            raise AttributeError(f"{self.full_name} has a pool for each object: write {self.name}(...).{name}")
+        if not name.startswith("_") and self.__dict__.get("raw") is None:
+            raise AttributeError(
+                f"{self!r} has no attribute {name!r}: methods are an object's, {self.name}(...).{name}"
+            )
         raise AttributeError(f"{self!r} has no attribute {name!r}")
 
     def with_options(

@@ -229,9 +229,14 @@ class Controller:
         idle = {c for c, _ in state.idle}
         step = rollout.next_step(view, idle, starting, time.time())
         for container in step.drain:  # idle ones leave now, busy ones when they have done what they run
-            if container in idle:
-                self.store.release(self.lease.token, container, view.registration.function)
-            self._stop(view, container, grace=view.settings.timeout + TIMEOUT_GRACE)
+            known, released = view.containers[container], False
+            if container in idle or not known.ready:
+                released = self.store.release(self.lease.token, container, view.registration.function)
+            if released and not known.ready:  # it holds nothing, and may never get ready
+                known.draining = True
+                self.backend.kill(container)
+            else:
+                self._stop(view, container, grace=view.settings.timeout + TIMEOUT_GRACE)
         return step.start
 
     def _starting_version(self, view: View) -> str:

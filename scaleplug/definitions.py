@@ -69,11 +69,13 @@ def source_of(definitions: Iterable[Definition]) -> Source:
         module = sys.modules.get(made.raw.__module__)
         file = getattr(module, "__file__", None)
         if made.raw.__module__ == "__main__":
-            if file is None:
+            if module is None or file is None:
                 raise ConfigurationError(
                     f"{made.base_name} was defined interactively, so a container can't import it: "
                     "use serialized=True in its decorator"
                 )
+            # What comes back is of the module that containers know it as: here it is this one, not another copy.
+            sys.modules.setdefault(Path(file).stem, module)
             return Source("file", str(Path(file).resolve()))
         return Source("module", made.raw.__module__, _import_folder(made.raw.__module__, file))
     return Source("none")

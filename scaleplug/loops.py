@@ -137,17 +137,23 @@ def _in_cell(frame: FrameType | None) -> bool:
     return False
 
 
-def warn_if_blocking(name: str, level: int) -> None:
-    """Warn where a blocking method is called in an event loop; ``level`` counts as in ``warnings.warn``."""
+def warn_if_blocking(name: str, level: int, *, iterated: bool = False) -> None:
+    """Warn where a blocking method is called in an event loop, or what it gave is iterated there.
+
+    ``level`` counts as in ``warnings.warn``.
+    """
     if not blocks_loop():
         return
     frame = sys._getframe(level - 1)
-    text = _advice(frame, name)
+    text = _advice(frame, name, iterated=iterated)
     warnings.warn(f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {text}", AsyncUsageWarning, level)
 
 
-def _advice(frame: FrameType, name: str) -> str:
-    line = _rewritten(frame.f_code, frame.f_lasti, name) or f"await ....{name}.aio(...)"
+def _advice(frame: FrameType, name: str, *, iterated: bool) -> str:
+    if iterated:
+        line = _rewritten_loop(frame, name) or f"async for item in ....{name}.aio(...)"
+    else:
+        line = _rewritten(frame.f_code, frame.f_lasti, name) or f"await ....{name}.aio(...)"
     around: FrameType | None = frame
     while around is not None and around.f_code.co_name in _INNER:
         around = around.f_back
@@ -176,6 +182,14 @@ def _rewritten(code: CodeType, instruction: int, name: str) -> str:
     if after[:1] in (b".", b"[", b"("):  # they bind tighter than await
         call = b"(" + call + b")"
     return (before.lstrip() + call + after).decode(errors="replace").strip()
+
+
+def _rewritten_loop(frame: FrameType, name: str) -> str:
+    """Return the line of a loop that a frame is at, with ``async for`` and ``.aio``; empty where it is no such line."""
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    line, loops = re.subn(r"\bfor\b", "async for", line, count=1)
+    line, calls = re.subn(rf"\.{name}\(", f".{name}.aio(", line, count=1)
+    return line if loops and calls else ""
 
 
 def _end_of_name(source: bytes, name: str) -> tuple[int, int] | None:

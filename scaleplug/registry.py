@@ -170,5 +170,7 @@ def not_found(app: str, name: str, ours: Collection[str], apps: Collection[str])
     """Return the error for a function or class nobody knows; ``ours`` are those of its app, ``apps`` all there are."""
     if ours:
         return NotFoundError(f"the app {app!r} has no function or class {name!r}{did_you_mean(name, ours)}")
+    if app in apps:
+        return NotFoundError(f"the app {app!r} has nothing that can be called: 'scaleplug deploy' brings it back")
     near = did_you_mean(app, sorted(apps)) or ": 'scaleplug deploy FILE' registers one"
     return NotFoundError(f"nobody has registered an app {app!r} here{near}")

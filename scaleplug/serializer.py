@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from pickle import Pickler
+from pickle import Pickler, PicklingError
+from types import TracebackType
 from typing import Any
 
 import cloudpickle
@@ -43,6 +44,8 @@ _MAC = hashlib.sha256().digest_size
 _PYTHON = sys.version_info[:2]
 MIN_SECRET = 32
 SHORT = 80
+MOST_FRAMES = 100
+"""Frames of an exception that travel at least; of more, the pickler may run out of stack."""
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = SHORT
 
@@ -279,6 +282,8 @@ class Failure:
     type_name: str
     message: str
     traceback: str
+    problem: str = ""
+    """Why it isn't pickled."""
 
     @classmethod
     def of(cls, exc: BaseException) -> Failure:
@@ -287,29 +292,62 @@ class Failure:
         name = type(exc).__qualname__
         if type(exc).__module__ != "builtins":
             name = f"{type(exc).__module__}.{name}"
-        try:
-            pickling_support.install(exc)
-            pickled = bytes(cloudpickle.dumps(exc))
-            cloudpickle.loads(pickled)  # some classes pickle and then can't be built again
-        except Exception:  # noqa: BLE001  # whatever a class's own pickling does
-            pickled = None
+        pickled, problem = _pickled_exception(exc)
         try:
             message = str(exc)
         except Exception:  # noqa: BLE001  # whatever a class's own __str__ does
             message = "(its text can't be shown)"
-        return cls(pickled, name, message, text)
+        return cls(pickled, name, message, text, problem)
 
     def exception(self) -> BaseException:
         """Return the exception itself, or a RemoteError with its type, text and traceback."""
-        exc: Any = None
+        what = f"It could not be pickled in its container ({getattr(self, 'problem', '')})"  # '' of an older scaleplug
         if self.pickled is not None:
-            with contextlib.suppress(Exception):
+            try:
                 exc = cloudpickle.loads(self.pickled)
-        if isinstance(exc, BaseException):
-            return exc
+            except Exception as problem:  # noqa: BLE001  # whatever a class's own unpickling does
+                what = f"It could not be unpickled here ({_text_of(problem)})"
+            else:
+                if isinstance(exc, BaseException):
+                    return exc
         error = RemoteError(f"{self.type_name}: {self.message}")
-        error.add_note(f"The exception itself could not be unpickled here. The remote traceback:\n{self.traceback}")
+        error.add_note(f"{what}, so its type, text and traceback are told instead:\n{self.traceback}")
         return error
+
+
+def _pickled_exception(exc: BaseException) -> tuple[bytes | None, str]:
+    """Return an exception pickled, or ``None`` and why it can't be."""
+    try:
+        pickling_support.install(exc)
+        try:
+            pickled = bytes(cloudpickle.dumps(exc))
+        except (RecursionError, PicklingError):  # each frame of a traceback costs the pickler several
+            if not _shorten(exc.__traceback__):
+                raise
+            pickled = bytes(cloudpickle.dumps(exc))
+        cloudpickle.loads(pickled)  # some classes pickle and then can't be built again
+    except Exception as problem:  # noqa: BLE001  # whatever a class's own pickling does
+        return None, _text_of(problem)
+    return pickled, ""
+
+
+def _shorten(frames: TracebackType | None) -> bool:
+    """Cut a long traceback off; return whether it was long."""
+    for _ in range(MOST_FRAMES):
+        if frames is None:
+            return False
+        frames = frames.tb_next
+    if frames is None or frames.tb_next is None:
+        return False
+    frames.tb_next = None
+    return True
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:  # noqa: BLE001  # whatever a class's own __str__ does
+        return type(exc).__name__
 
 
 def seal_value(keyring: Keyring, context: str, value: Any, function: str) -> bytes:

@@ -19,6 +19,7 @@ from uuid import uuid4
 from scaleplug.abc import Caller, Event, FunctionRef
 from scaleplug.call import Outcomes
 from scaleplug.errors import ContainerCrashError, ExecutionError
+from scaleplug.loops import warn_if_blocking
 from scaleplug.serializer import pickle
 
 P = ParamSpec("P")
@@ -134,6 +135,7 @@ def receive(
     function: FunctionRef, make_caller: Callable[[], Caller], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Generator[Any, None, Any]:
     """Call a generator function and yield its items as they come."""
+    warn_if_blocking("remote_gen", 3, iterated=True)  # the frame that asks for the first item
     caller, call = make_caller(), f"fc-{uuid4().hex}"
     outcomes, arrivals = Outcomes(caller, call), _Arrivals(caller, function.full_name, call)
     try:

@@ -106,9 +106,9 @@ class View:
             known = self.containers.get(container)
             if known is not None and not known.ready:
                 known.ready = True
-                self.failures, self.learned = 0, True
+                self.learned = True
                 if known.version == self.registration.version:
-                    self.proven, self.works = self.registration, True
+                    self.proven, self.works, self.failures = self.registration, True, 0
                 self.start_time = policy.learn(self.start_time, max(0.0, at - max(known.requested_at, prepared_at)))
         if self.timed is not None and state.timed > self.timed:
             count = state.timed - self.timed

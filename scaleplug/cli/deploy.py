@@ -93,11 +93,16 @@ def wait_until_in_force(place: Place, keyring: Keyring, deployment: dict[str, An
 
 
 def _old(place: Place, ours: dict[str, Registration], current: dict[str, Registration]) -> bool:
-    """Return whether containers of older code are left."""
+    """Return whether containers of older code are left, or may come back."""
     for function in ours:
-        version = current[function].version if function in current else None
-        if any(record.get("version", "") != version for record in place.store.containers(function).values()):
+        now = current.get(function)
+        version = now.version if now else None
+        records = place.store.containers(function).values()
+        if any(record.get("version", "") != version for record in records):
             return True
+        wanted = records or (now and now.settings.min_containers and not now.template)
+        if wanted and not any("ready" in record for record in records):
+            return True  # the old ones made room for one that may fail
     return False
 
 

@@ -165,6 +165,7 @@ class Container:
         try:
             intake.connect()
         except NotWantedError:
+            self._exit(instance)
             return EXIT_NOT_WANTED
         except LOST as exc:
             logger.critical("the container can't reach Redis: %s", exc)

@@ -29,6 +29,31 @@ def nap(seconds):
     time.sleep(seconds)
     return "rested"
 """
+SCRIPT = """
+import sys
+import scaleplug
+
+app = scaleplug.App("alone")
+
+class Oops(Exception): pass
+class Point: pass
+
+@app.function()
+def point(wrong):
+    if wrong:
+        raise Oops("neg")
+    return Point()
+
+if "zygote" not in " ".join(sys.orig_argv):
+    print("read")  # once: its classes are those of this module, not of a copy
+
+if __name__ == "__main__":
+    same = type(point.remote(False)) is Point
+    try:
+        point.remote(True)
+    except Oops as error:
+        print("Oops", error, same)
+"""
 CALL = "import shop; print(list(shop.square.map(range(4))))"
 SPAWN = "import shop; print(shop.nap.spawn(2).object_id)"
 RESULT = "import sys, scaleplug; print(scaleplug.FunctionCall.from_id(sys.argv[1]).get(timeout=0))"
@@ -83,6 +108,13 @@ def test_callers_register_their_functions_themselves(start: Start, folder: Path,
     start().says("functions known: those that callers register")
     done = python("-c", CALL, cwd=folder, **environ)
     assert done.stdout == "[0, 1, 4, 9]\n", told(done)
+
+
+def test_a_script_gets_its_own_classes_back(start: Start, folder: Path, environ: dict[str, str]):
+    start().says("acts now")
+    (folder / "script.py").write_text(SCRIPT)
+    done = python("script.py", cwd=folder, **environ)
+    assert done.stdout == "read\nOops neg True\n", told(done)
 
 
 def test_quiet_tells_of_nothing_usual(start: Start, folder: Path, environ: dict[str, str]):

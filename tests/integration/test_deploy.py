@@ -76,6 +76,7 @@ class Needy:
         return self.size
 """
 BROKEN_IMPORT = 'if "scaleplug.worker.zygote" in " ".join(sys.orig_argv): raise RuntimeError("no such library")\n'
+HANGING_ENTER = "        time.sleep(600)\n"
 BROKEN_ENTER = "        raise RuntimeError('no weights')\n"
 
 
@@ -272,6 +273,29 @@ def test_a_version_that_cannot_start_replaces_nothing(site: Site, way: str):
     site.deploy("three", "--wait")
     assert model().predict.remote(1) == ("small", "three", 1)
     wait_until(lambda: site.app()["trouble"] == [])
+
+
+def test_a_start_that_hangs_gives_way_to_the_next_version(site: Site):
+    site.controller()
+    model = Cls.from_name("shop", "Model")
+
+    def alone(limit: int, enter: str = "") -> Callable[[str], str]:
+        settings = f"min_containers=1, max_containers=1, startup_timeout={limit}"
+        mark = "        self.version ="
+        return lambda text: text.replace("max_containers=2", settings).replace(mark, enter + mark)
+
+    site.deploy("one", change=alone(60))
+    assert model().predict.remote(1) == ("small", "one", 1)
+    site.write("two", alone(1, HANGING_ENTER))
+    done = scaleplug("deploy", site.file.name, "--wait", cwd=site.folder, **site.environ)
+    assert done.returncode == 2, told(done)  # the old container made room, but that is no success
+    assert "not ready within its startup_timeout of 1 s" in done.stderr
+    assert model().predict.remote(2) == ("small", "one", 2)
+    site.deploy("three", change=alone(60, HANGING_ENTER))
+    wait_until(lambda: "3" in site.versions("shop.Model"), SOON)
+    waiting = model().predict.spawn(3)
+    site.deploy("four", "--wait", change=alone(60))
+    assert waiting.get(timeout=SOON) == ("small", "four", 3)
 
 
 def test_a_function_renamed_under_load_loses_nothing(site: Site, work: Function[..., Any]):

@@ -8,7 +8,7 @@ import linecache
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from scaleplug import AsyncUsageWarning
 from scaleplug.call import Method
-from scaleplug.loops import Answer, Wakeups, done_now, wakeups
+from scaleplug.loops import Answer, Wakeups, done_now, wakeups, warn_if_blocking
 from tests.helpers import wait_until
 
 
@@ -32,6 +32,10 @@ class Thing:
 
     def _remote(self, *args: Any) -> Any:
         return self
+
+    def items(self, *args: Any) -> Iterator[Any]:
+        warn_if_blocking("items", 3, iterated=True)
+        yield from args
 
     def __getitem__(self, index: int) -> Thing:
         return self
@@ -74,6 +78,20 @@ def warned(text: str, tmp_path: Path, name: str = "app.py") -> list[str]:
     ],
 )
 def test_the_line_is_shown_as_it_should_be(line: str, rewritten: str, tmp_path: Path) -> None:
+    (text,) = warned(f"async def main():\n    {line}\n", tmp_path)
+    assert text == f"app.py:2 blocks the event loop: write  {rewritten}"
+
+
+@pytest.mark.parametrize(
+    ("line", "rewritten"),
+    [
+        ("for x in f.items(1): pass", "async for x in f.items.aio(1): pass"),
+        ("y = [x for x in f.items(1)]", "y = [x async for x in f.items.aio(1)]"),
+        ("list(f.items(1))", "async for item in ....items.aio(...)"),
+        ("g = f.items(1); next(g)", "async for item in ....items.aio(...)"),
+    ],
+)
+def test_a_loop_over_what_blocks_is_shown_as_it_should_be(line: str, rewritten: str, tmp_path: Path) -> None:
     (text,) = warned(f"async def main():\n    {line}\n", tmp_path)
     assert text == f"app.py:2 blocks the event loop: write  {rewritten}"
 
