@@ -250,7 +250,7 @@ def test_a_redeployment_rolls_and_loses_nothing(site: Site, work: Function[..., 
 @pytest.mark.parametrize("way", ["import", "enter"])
 def test_a_version_that_cannot_start_replaces_nothing(site: Site, way: str):
     controller, model = site.controller(), Cls.from_name("shop", "Model")
-    site.deploy("one", change=lambda text: text.replace("max_containers=2", "max_containers=1, scaledown_window=2"))
+    site.deploy("one", change=lambda text: text.replace("max_containers=2", "max_containers=1"))
     assert model().predict.remote(1) == ("small", "one", 1)
     added = BROKEN_IMPORT if way == "import" else BROKEN_ENTER
     mark = "VERSION =" if way == "import" else "        self.version ="
@@ -272,6 +272,21 @@ def test_a_version_that_cannot_start_replaces_nothing(site: Site, way: str):
     site.deploy("three", "--wait")
     assert model().predict.remote(1) == ("small", "three", 1)
     wait_until(lambda: site.app()["trouble"] == [])
+
+
+def test_a_version_that_cannot_start_replaces_nothing_when_nothing_runs_either(site: Site):
+    controller, model = site.controller(), Cls.from_name("shop", "Model")
+    idle = ("max_containers=2", "scaledown_window=2")
+    site.deploy("one", "--wait", change=lambda text: text.replace(*idle))
+    site.deploy("two", "--wait", change=lambda text: text.replace(*idle))
+    assert model().predict.remote(1) == ("small", "two", 1)  # and not the one before
+    wait_until(lambda: not site.store.containers("shop.Model"), 15)
+    mark = "        self.version ="
+    site.deploy("three", "--wait", change=lambda text: text.replace(*idle).replace(mark, f"{BROKEN_ENTER}{mark}"))
+    assert model().predict.remote(2) == ("small", "two", 2)
+    controller.says(r"shop\.Model did not start .*; version 2 goes on")
+    site.deploy("four", "--wait")
+    assert model().predict.remote(3) == ("small", "four", 3)
 
 
 def test_a_function_renamed_under_load_loses_nothing(site: Site, work: Function[..., Any]):
