@@ -18,6 +18,7 @@ from benchmarks import (
     aio_calls,
     burst,
     cold_start,
+    concurrency,
     decision,
     idle,
     kill,
@@ -44,6 +45,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Result]] = {
     "settings": settings.measure,
     "streams": streams.measure,
     "aio_calls": aio_calls.measure,
+    "concurrency": concurrency.measure,
     "large_values": large_values.measure,
 }
 LIMIT = 180.0

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.call import FunctionCall
     from scaleplug.cls import Cls
+    from scaleplug.concurrency import batched, concurrent
     from scaleplug.context import current_function_call_id, current_input_id, is_local
     from scaleplug.errors import (
         AsyncUsageWarning,
@@ -45,6 +46,8 @@ __all__ = [
     "Retries",
     "UserCodeException",
     "__version__",
+    "batched",
+    "concurrent",
     "current_function_call_id",
     "current_input_id",
     "enter",
@@ -61,6 +64,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         "Cls": "cls",
         "Cron": "schedules",
         "Period": "schedules",
+        "batched": "concurrency",
+        "concurrent": "concurrency",
         **dict.fromkeys(("enter", "exit", "method", "parameter"), "marks"),
         "Function": "function",
         "FunctionCall": "call",

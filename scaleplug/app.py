@@ -16,19 +16,21 @@ from scaleplug.abc import Caller
 from scaleplug.call import Method
 from scaleplug.client import RedisCaller
 from scaleplug.cls import Cls
+from scaleplug.concurrency import together, unmark
 from scaleplug.definitions import check_callable_alone, check_importable, name_of_caller, same_place, source_of
 from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError
-from scaleplug.function import Function, check_retries, check_signature, make_task
+from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
-from scaleplug.pools import Owner
+from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.schedules import Schedule, check_schedule
 from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
 from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
 from scaleplug.store import Store, require_url
+from scaleplug.task import make_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,6 +143,9 @@ class App:
     def _add(
         self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool, schedule: Schedule | None
     ) -> Function[Any, Any]:
+        raw, options = unmark(raw)
+        if options:
+            settings = with_options(settings, options)
         if isinstance(raw, Function):
             raise InvalidError(f"{raw.full_name} is a Function already: put @app.function() on it once")
         if inspect.isclass(raw) or not callable(raw):
@@ -205,6 +210,10 @@ class App:
         return lambda user_class: self._add_class(user_class, settings, serialized)
 
     def _add_class(self, raw: Any, settings: FunctionSettings, serialized: bool) -> Cls[Any]:
+        raw, options = unmark(raw)
+        options = together(raw, options)
+        if options:
+            settings = with_options(settings, options)
         if not inspect.isclass(raw):
             raise TypeError(f"@app.cls() goes on a class, not on {raw!r}")
         name = check_name("the class's name", raw.__name__)

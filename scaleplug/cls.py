@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from scaleplug.abc import Caller
 from scaleplug.autoscaling import Autoscaled
+from scaleplug.concurrency import batching, check_apart, check_batched, concurrency
 from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
-from scaleplug.function import Function, batching_options, concurrency_options, pool_options, run_coroutine
+from scaleplug.function import Function, pool_options, run_coroutine
 from scaleplug.marks import MISSING, Hook, MethodMark, Parameter, parameters_of, resolve
 from scaleplug.pools import digest, kind_of, pack, unpack, variant, with_options
 from scaleplug.registry import Registration
@@ -169,13 +170,22 @@ class Cls(Generic[T]):
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Cls[T]:
         """Return the class with other input concurrency and containers of its own."""
-        return self._with(concurrency_options(max_inputs, target_inputs))
+        options = concurrency(max_inputs, target_inputs)
+        check_apart(with_options(self.settings, self.options), options)
+        return self._with(options)
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Cls[T]:
         """Return the class with other batching and containers of its own."""
-        return self._with(batching_options(max_batch_size, wait_ms))
+        options = batching(max_batch_size, wait_ms)
+        check_apart(with_options(self.settings, self.options), options)
+        for mark in self.methods.values():
+            check_batched(mark.raw)
+        if len(self.methods) > 1:
+            raise InvalidError(f"{self.full_name} has several methods: a batched one must be alone in its class")
+        return self._with(options)
 
     def _with(self, options: dict[str, Any]) -> Cls[T]:
+        with_options(self.settings, self.options | options)  # what doesn't fit is told here
         made: Cls[T] = object.__new__(type(self))
         made.__dict__.update(self.__dict__, options=self.options | options)
         return made

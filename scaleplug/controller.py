@@ -199,8 +199,10 @@ class Controller:
             self.starts.worked(view)
             self._enforce_timeouts(view, state, now)
             load = view.load(state, now)
-            decision = policy.decide(view.settings, load, view.snapshot(state), now, hold_until=self.hold_until)
+            containers = view.snapshot(state)
+            decision = policy.decide(view.settings, load, containers, now, hold_until=self.hold_until)
             view.next_check = decision.next_check
+            self._set_slots(view, policy.slots(view.settings, load, containers, decision.desired))
             self._let_go(view, decision)
             start = decision.start + self._roll(view, state, decision.start)
             if now < view.back_off_until:
@@ -214,6 +216,13 @@ class Controller:
                 view.check_by(first_kill)
         if wants:
             self._start(wants, now, states)
+
+    def _set_slots(self, view: View, slots: int) -> None:
+        """Tell the containers that go by another number; what they run goes on."""
+        others = [c for c, known in view.containers.items() if known.ready and known.slots != slots]
+        if others and self.store.set_slots(self.lease.token, others, slots):
+            for container in others:
+                view.containers[container].slots = slots
 
     def _roll(self, view: View, state: FunctionState, starting: int) -> int:
         """Let containers of older code make way; return how many must start for that."""
@@ -304,8 +313,9 @@ class Controller:
             if not self.store.started(self.lease.token, rows):
                 return  # somebody else leads
             for request in requests:
-                known = Known(request.slot, now, version=request.version)
-                self.views[request.function].containers[request.container] = known
+                view = self.views[request.function]
+                known = Known(request.slot, now, version=request.version, slots=view.settings.target_inputs)
+                view.containers[request.container] = known
             self.backend.start(requests)
         hungry = [f for f in wants if not granted[f] and not self.views[f].containers]
         if hungry and now - self._made_room >= TICK:  # what was asked to leave needs time to

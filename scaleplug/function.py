@@ -7,28 +7,22 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
-import cloudpickle
-from celery import Celery
-from celery.result import AsyncResult, EagerResult, denied_join_result
+from celery.result import AsyncResult
 from kombu import Connection, Producer
-from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
-from scaleplug.blobs import NoRoomError, submission
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
-from scaleplug.client import RedisCaller
+from scaleplug.concurrency import batching, check_apart, check_batched, concurrency
 from scaleplug.errors import (
-    Error,
     ExecutionError,
     InvalidError,
     PayloadTooLargeError,
@@ -38,24 +32,18 @@ from scaleplug.errors import (
 from scaleplug.inputs import Inputs
 from scaleplug.loops import in_event_loop
 from scaleplug.mapping import Map, MapOptions, length
-from scaleplug.pools import Owner, code_version, digest, is_generator, kind_of, variant, with_options
+from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
-from scaleplug.serializer import NAME, pickle_call, sealing
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
 from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
-from scaleplug.transport import Transport, exhausted
+from scaleplug.task import POOL, eager
+from scaleplug.transport import Transport
 
 if TYPE_CHECKING:
-    from celery import Task as _Task
-
     from scaleplug.app import App
-else:
-    _Task = object  # a mixin: what it stands on is the Celery app's own Task class
 
-POOL = "scaleplug_pool"
-"""The option of a Celery signature that names the pool of a variant, or of an object with parameters."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,123 +51,8 @@ NOTHING_SENT = (ResourceExhausted, PayloadTooLargeError, SerializationError, Typ
 """What refuses a call before or when it is sent: then there is nothing to be cancelled."""
 
 
-class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
-    """What makes the app's own Task class the task of a Function: every call goes to the function's queue, signed."""
-
-    abstract = True
-    serializer = NAME
-    acks_late = True
-    acks_on_failure_or_timeout = True
-    reject_on_worker_lost = True
-    function: Function[Any, Any]
-    recording = False
-
-    def apply_async(
-        self,
-        args: Any = None,
-        kwargs: Any = None,
-        task_id: str | None = None,
-        producer: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        shadow: str | None = None,
-        **options: Any,
-    ) -> AsyncResult:
-        """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
-        pool, again, task_id = options.pop(POOL, None), task_id is not None, task_id or str(uuid4())
-        function = self.function if pool is None else self.function.in_pool(pool)
-        if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
-            function.needs_one_result("delay() and Celery's other calls")
-        if function.app.celery.conf.task_always_eager:
-            options[POOL] = pool
-            return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
-        queue = options.get("queue") or options.get("routing_key")  # a retry goes where it was
-        name, caller = function.full_name if pool else function.pool_of_queue(queue), None
-        if not self.recording:  # what is recorded is sent, and made known, later
-            own = name == function.full_name
-            caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
-        options["queue"] = function.app.keys.queue(name)
-        version = code_version(function.owner)
-        if version and "scaleplug" not in (options.get("headers") or {}):
-            options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}
-        for other in ("exchange", "routing_key", "connection"):
-            options.pop(other, None)
-        try:
-            with _sending(None if again else caller, self.name, task_id, name):
-                return super().apply_async(
-                    args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
-                    link=link, link_error=link_error, shadow=shadow, **options,
-                )  # fmt: skip
-        except EncodeError as exc:  # kombu's wrapping
-            wrapped = exc.args[0] if exc.args else None
-            if isinstance(wrapped, NoRoomError):
-                wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
-            raise wrapped if isinstance(wrapped, Error) else exc from None
-
-    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult:
-        """Run it in this process, as Celery does for ``task_always_eager``."""
-        pool = options.pop(POOL, None)
-        with _running_as(self.function if pool is None else self.function.in_pool(pool)):
-            return super().apply(args, kwargs, **options)
-
-    def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
-        # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
-        if self.typing:
-            self.__header__(*args, **kwargs)
-        args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
-        with denied_join_result():
-            return self.apply(args, kwargs, task_id=task_id, **options)
-
-
-_eager: ContextVar[Function[Any, Any] | None] = ContextVar("scaleplug_eager", default=None)
-
-
-@contextlib.contextmanager
-def _running_as(function: Function[Any, Any]) -> Iterator[None]:
-    """Let Celery run a variant, or a method of one object: it knows tasks by their names only."""
-    token = _eager.set(function)
-    try:
-        yield
-    finally:
-        _eager.reset(token)
-
-
-def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, bound: bool = False) -> Any:
-    """Return a Celery task whose calls go to a function's queue; without ``raw`` its arguments aren't checked here."""
-    options: dict[str, Any] = {"name": name, "base": _task_class(celery), "shared": False, "lazy": False, "bind": bound}
-    return celery.task(**options, **({} if raw else {"typing": False}))(raw or _elsewhere)
-
-
-def _elsewhere() -> None:
-    raise ExecutionError("the code of this function isn't in this process")
-
-
 def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
-
-
-@contextlib.contextmanager
-def _sending(caller: Caller | None, name: str, task_id: str, pool: str) -> Iterator[None]:
-    """Sign what Celery sends here.
-
-    With a caller large arguments are kept apart, under the id, so it must be a new one.
-    """
-    if not isinstance(caller, RedisCaller):
-        with sealing(name, task_id, pool):
-            yield
-        return
-    with caller.drafts(name, pool, caller.config.max_spawned) as drafts:
-        token = submission.set(drafts)
-        try:
-            with sealing(name, task_id, pool, partial(drafts.pack, 0, task_id)):
-                yield
-        finally:
-            submission.reset(token)
-
-
-def _task_class(celery: Celery) -> type:
-    # On top of the app's own class, which may open a context around every task, as Flask's pattern does.
-    return type("FunctionTask", (FunctionTask, celery.Task), {"abstract": True, "__module__": __name__})
 
 
 class Function(Autoscaled, Generic[P, R]):
@@ -225,14 +98,14 @@ class Function(Autoscaled, Generic[P, R]):
     def _run_here(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a Celery task in this process: ``task_always_eager``, or the task was called like a function."""
         self.needs_one_result("a Celery task")
-        wanted = _eager.get()
+        wanted = eager.get()
         if wanted is None or wanted.title != self.title:
             return run_here(self, args, kwargs)
-        token = _eager.set(None)  # what it calls itself is another call
+        token = eager.set(None)  # what it calls itself is another call
         try:
             return run_here(wanted, args, kwargs)
         finally:
-            _eager.reset(token)
+            eager.reset(token)
 
     def __repr__(self) -> str:
         return f"<Function {self.title}>"
@@ -359,11 +232,16 @@ class Function(Autoscaled, Generic[P, R]):
 
     def with_concurrency(self, *, max_inputs: int, target_inputs: int | None = None) -> Function[P, R]:
         """Return the function with other input concurrency and containers of its own."""
-        return self._with(concurrency_options(max_inputs, target_inputs))
+        options = concurrency(max_inputs, target_inputs)
+        check_apart(with_options(self.settings, self.options), options)
+        return self._with(options)
 
     def with_batching(self, *, max_batch_size: int, wait_ms: int) -> Function[P, R]:
         """Return the function with other batching and containers of its own."""
-        return self._with(batching_options(max_batch_size, wait_ms))
+        check_batched(self.raw)
+        options = batching(max_batch_size, wait_ms)
+        check_apart(with_options(self.settings, self.options), options)
+        return self._with(options)
 
     def _with(self, options: dict[str, Any]) -> Function[P, R]:
         if self.owner is not self:
@@ -642,16 +520,6 @@ def pool_options(*values: Any) -> dict[str, Any]:
         wanted = as_retries(given["retries"])
         given["retries"] = None if wanted is None else asdict(wanted)
     return given
-
-
-def concurrency_options(max_inputs: int, target_inputs: int | None) -> dict[str, Any]:
-    """Return the options of a variant with other concurrency."""
-    return {"max_inputs": max_inputs, "target_inputs": max_inputs if target_inputs is None else target_inputs}
-
-
-def batching_options(max_batch_size: int, wait_ms: int) -> dict[str, Any]:
-    """Return the options of a variant with other batching."""
-    return {"max_batch_size": max_batch_size, "wait_ms": wait_ms}
 
 
 def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -7,7 +7,8 @@ from collections import deque
 
 from redis.exceptions import RedisError
 
-from scaleplug.store import LOG_LINES_KEPT, Store
+from scaleplug.store import Store
+from scaleplug.store.control import LOG_LINES_KEPT
 
 
 class LogShipper:

@@ -84,6 +84,9 @@ class Hook(_Marked):
 class MethodMark(_Marked, Generic[P, R]):
     """What ``@method()`` makes: on an object, a Function whose inputs its containers run."""
 
+    batching: Mapping[str, Any] = {}
+    """The settings that ``@batched`` gives its class."""
+
     @overload
     def __get__(self, instance: None, owner: type) -> MethodMark[P, R]: ...
     @overload

@@ -132,6 +132,18 @@ def decide(
     return Decision(start=start, stop=stop, give_up=late, desired=desired, reason=reason, next_check=check)
 
 
+def slots(settings: FunctionSettings, load: Load, containers: Containers, desired: int) -> int:
+    """Return how many inputs each container may run at once now: ``target_inputs``, or ``max_inputs`` for a while.
+
+    The while is until the containers that are ``desired`` are ready; where no more may be started, as long as there is
+    more to do than ``target_inputs`` in each.
+    """
+    most = settings.max_containers
+    at_most = most is not None and containers.ready >= most
+    more = load.pending + load.running > settings.target_inputs * containers.ready
+    return settings.max_inputs if desired > containers.ready or (at_most and more) else settings.target_inputs
+
+
 def _blind(load: Load | None, containers: Containers | None) -> str:
     """Tell which reading is missing or impossible; empty if none is."""
     if load is None or containers is None:

@@ -137,11 +137,25 @@ class FunctionSettings:
         if not isinstance(self.single_use_containers, bool):
             raise InvalidError(f"single_use_containers must be True or False, not {self.single_use_containers!r}")
         if self.single_use_containers and self.max_inputs > 1:
-            raise InvalidError(f"max_inputs must be 1 with single_use_containers=True, not {self.max_inputs}")
+            what = "@concurrent" if self.max_batch_size is None else "@batched"
+            raise InvalidError(
+                f"single_use_containers=True lets a container run one input, and {what} up to {self.max_inputs}: "
+                "take one of them away"
+            )
 
     def retry_delay(self, retried: int) -> float | None:
         """Return the seconds until a failed input runs again that has been retried so often, ``None`` for never."""
         return None if self.retries is None else self.retries.next_delay(retried)
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether a container runs several inputs at once (a batch counts as one)."""
+        return self.max_inputs > 1 and self.max_batch_size is None
+
+    @property
+    def green(self) -> bool:
+        """Whether inputs run in green threads, in processes of which sockets and sleeps are patched."""
+        return self.pool == "eventlet" and self.concurrent
 
     @property
     def start_limit(self) -> float:

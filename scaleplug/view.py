@@ -22,6 +22,8 @@ class Known:
     draining: bool = False
     blameless: bool = False
     version: str = ""
+    slots: int | None = None
+    """How many inputs it was last told to run at once; ``None`` where an earlier controller has told it."""
 
 
 @dataclass(slots=True)

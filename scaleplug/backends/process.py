@@ -25,7 +25,7 @@ from typing import Any
 
 from scaleplug.abc import BackendContainer, ContainerExit, StartRequest
 from scaleplug.errors import ConfigurationError
-from scaleplug.registry import Registration, Source
+from scaleplug.registry import Registration
 from scaleplug.settings import Config
 
 logger = logging.getLogger("scaleplug")
@@ -137,6 +137,7 @@ class ProcessBackend:
         # A zygote imports once, so every version has its own; pickled code is loaded by each container for itself.
         source, version = registration.source, registration.version
         key = repr(source) + (f" {version}" if version and source.kind != "none" else "")
+        key += " green" if registration.settings.green else ""
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.sock"
 
     def _zygote(self, registration: Registration) -> _ZygoteLink:
@@ -145,10 +146,11 @@ class ProcessBackend:
             link = self._zygotes.get(path)
             if link is None or link.dismissed:
                 path.unlink(missing_ok=True)
-                link = self._start_zygote(path, registration.source)
+                link = self._start_zygote(path, registration)
             return link
 
-    def _start_zygote(self, path: Path, source: Source) -> _ZygoteLink:
+    def _start_zygote(self, path: Path, registration: Registration) -> _ZygoteLink:
+        source, kind = registration.source, "green" if registration.settings.green else "zygote"
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(str(path))
@@ -156,7 +158,7 @@ class ProcessBackend:
             inherited = [listener.fileno(), *([self.lifeline] if self.lifeline is not None else [])]
             with (self.folder / f"{path.stem}.log").open("ab") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "scaleplug.worker.zygote"],
+                    [sys.executable, "-m", f"scaleplug.worker.{kind}"],
                     stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True,
                 )  # fmt: skip
             options = {

@@ -21,8 +21,11 @@ if not message then
   return state(tonumber(redis.call('HGET', P .. 'attempts:' .. fn, id) or '1'))
 end
 if epoch_of(container) ~= tonumber(epoch) then
-  redis.call('DEL', transit)
-  redis.call('RPUSH', P .. 'queue:' .. fn, message)
+  while true do -- several may have been taken at once
+    local taken = redis.call('RPOP', transit)
+    if not taken then break end
+    redis.call('RPUSH', P .. 'queue:' .. fn, taken)
+  end
   ring(fn)
   return {'stale'}
 end

@@ -1,3 +1,10 @@
 #!lua flags=allow-oom
--- Take a message without waiting. ARGV: container, epoch, fn. Returns the message or nil.
-return redis.call('LMOVE', P .. 'queue:' .. ARGV[3], P .. 'transit:' .. ARGV[1] .. ':' .. ARGV[2], 'RIGHT', 'LEFT')
+-- Take messages without waiting. ARGV: container, epoch, fn, most. Returns them, the one to be claimed first at the front.
+local queue, transit, taken = P .. 'queue:' .. ARGV[3], P .. 'transit:' .. ARGV[1] .. ':' .. ARGV[2], {}
+if epoch_of(ARGV[1]) ~= tonumber(ARGV[2]) then return taken end
+for i = 1, tonumber(ARGV[4]) do
+  local message = redis.call('LMOVE', queue, transit, 'RIGHT', 'RIGHT')
+  if not message then break end
+  taken[i] = message
+end
+return taken

@@ -98,6 +98,8 @@ class LocalInput:
     orders: Orders = field(default_factory=Orders)
     task: asyncio.Task[Any] | None = None  # runs it, when it is async
     window: Window | None = None  # of a generator function
+    made_at: float = field(default_factory=time.monotonic)
+    batch: list[LocalInput] | None = None  # those it runs with
 
 
 @dataclass(slots=True)

@@ -46,6 +46,7 @@ from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, se
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
 from scaleplug.streams import broken
+from scaleplug.testing import batches
 from scaleplug.testing.inputs import (
     AnyFunction,
     CrashError,
@@ -67,6 +68,7 @@ from scaleplug.testing.inputs import (
 from scaleplug.testing.objects import Objects
 from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
+from scaleplug.worker.batches import check_results
 
 T = TypeVar("T")
 
@@ -356,21 +358,36 @@ class LocalRun:
 
     def _start_pending(self) -> None:
         """Start what there is room for, oldest first; the lock is held."""
-        while not self._ended and sum(1 for item in self._running if not item.waits) < self.threads:
-            ready = [queue for function, queue in self._queues.items() if queue and self._has_room(function)]
+        while not self._ended and batches.in_use(item for item in self._running if not item.waits) < self.threads:
+            waiting = [queue for function, queue in self._queues.items() if queue and self._has_room(function)]
+            now = time.monotonic()
+            ready = [queue for queue in waiting if batches.due_at(queue) <= now]
             if not ready:
+                self._wake_by(min(map(batches.due_at, waiting), default=None))
                 return
-            item = min(ready, key=lambda queue: queue[0].number).popleft()
-            item.deadline = time.monotonic() + self._in_force(item.function).timeout
-            self._running.append(item)
+            batch = batches.take(min(ready, key=lambda queue: queue[0].number))
+            item = batch[0]
+            work = self._work if item.batch is None else self._work_batch
+            thread = threading.Thread(target=work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
+            deadline = now + self._in_force(item.function).timeout
             self._begin(item)
-            item.thread = threading.Thread(target=self._work, args=(item,), daemon=True, name=f"scaleplug-{item.id}")
-            item.thread.start()
-            if self._finisher is None:
-                self._finisher = threading.Thread(target=self._finish_all, daemon=True, name="scaleplug-finisher")
-                self._finisher.start()
-            if self._next_deadline is None or item.deadline < self._next_deadline:
-                self._done.put(None)
+            for each in batch:
+                each.deadline, each.thread = deadline, thread
+                if each is not item:
+                    each.runs, each.attempts, each.orders = each.runs + 1, each.attempts + 1, item.orders
+            self._running.extend(batch)
+            thread.start()
+            self._wake_by(deadline)
+
+    def _wake_by(self, when: float | None) -> None:
+        """Let the finisher look at a monotonic time at the latest; the lock is held."""
+        if when is None:
+            return
+        if self._finisher is None:
+            self._finisher = threading.Thread(target=self._finish_all, daemon=True, name="scaleplug-finisher")
+            self._finisher.start()
+        if self._next_deadline is None or when < self._next_deadline:
+            self._done.put(None)
 
     def _begin(self, item: LocalInput) -> None:
         """Count a run and settle what is to happen in it; the lock is held."""
@@ -381,8 +398,44 @@ class LocalRun:
 
     def _has_room(self, function: AnyFunction) -> bool:
         settings = self._in_force(function)
-        most, each = settings.max_containers, settings.max_inputs
-        return most is None or self._running_of(function) < most * each
+        if settings.max_containers is None:
+            return True
+        if settings.max_batch_size is None:
+            return self._running_of(function) < settings.max_containers * settings.max_inputs
+        running = (item for item in self._running if item.function.full_name == function.full_name)
+        return batches.in_use(running) < settings.max_containers
+
+    def _work_batch(self, first: LocalInput) -> None:
+        current.set(first)
+        assert first.batch is not None
+        try:
+            first.interruptible = threading.get_ident()
+            try:
+                ends = batches.run(
+                    first.batch, self._body_of(first), partial(self._run, first, ()),
+                    seal=lambda item, value: self._seal(
+                        item.function.full_name, f"{item.call}|{item.index}", value
+                    ),
+                    fail=self._failed,
+                )  # fmt: skip
+            finally:
+                with first.gate:
+                    first.interruptible = None
+            for end in ends:
+                self._done.put(end)
+        except InputCancellation:  # it came when the function was done with the batch
+            pass
+
+    def _failed(self, item: LocalInput, exc: BaseException, begun: bool) -> bytes:
+        """Return how an input ends that raised ``exc``, and note whether it runs again."""
+        if isinstance(exc, InputCancellation):
+            return self._failure(item, InputCancelledError(f"{item.id} was cancelled while it ran"))
+        exc.__traceback__ = own_frames_off(exc)
+        item.retry_in = retry_delay(item, exc) if begun else None
+        return seal_failure(self.keyring, f"{item.call}|{item.index}", exc)
+
+    def _body_of(self, item: LocalInput) -> Callable[..., Any]:
+        return item.orders.stub or self._code_of(item.function)
 
     def _work(self, item: LocalInput) -> None:
         current.set(item)
@@ -405,12 +458,8 @@ class LocalRun:
             value = self._run(item, args, kwargs)
         except CrashError:
             return None
-        except InputCancellation:
-            return seal_failure(self.keyring, context, InputCancelledError(f"{item.id} was cancelled while it ran"))
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
-            exc.__traceback__ = own_frames_off(exc)
-            item.retry_in = retry_delay(item, exc) if begun else None
-            return seal_failure(self.keyring, context, exc)
+            return self._failed(item, exc, begun)
         return self._seal(name, context, value)
 
     def _seal(self, name: str, context: str, value: Any) -> bytes:
@@ -427,7 +476,7 @@ class LocalRun:
             raise InputCancellation
         if orders.error is not None:
             raise orders.error
-        code = orders.stub or self._code_of(item.function)
+        code = self._body_of(item)
         with running(item.id, item.call):
             value = code(*args, **kwargs)
             if item.function.is_generator:
@@ -456,7 +505,10 @@ class LocalRun:
             with self._lock:
                 self._begin(item)
             try:
-                return self._run(item, args, kwargs)
+                if function.pool_settings.max_batch_size is None:
+                    return self._run(item, args, kwargs)
+                values = self._run(item, (), batches.alone(self._body_of(item), args, kwargs))
+                return check_results(function.full_name, values, 1)[0]
             except CrashError:
                 if item.attempts >= process_config().max_attempts:
                     raise crashed(item) from None
@@ -507,6 +559,7 @@ class LocalRun:
                 self._interrupt(item)
         self._queue_due(now)
         times = [*(item.deadline for item in self._running), *(due for due, _ in self._waiting)]
+        times += [due for due in map(batches.due_at, filter(None, self._queues.values())) if due > now]
         self._next_deadline = min(times, default=None)
 
     def _put_off(self, item: LocalInput, delay: float) -> None:
@@ -544,6 +597,10 @@ class LocalRun:
         self._interrupt(item)
 
     def _interrupt(self, item: LocalInput) -> None:
+        if item.batch is not None:
+            if not all(each.ended for each in item.batch):
+                return  # the others go on
+            item = item.batch[0]
         item.given_up.set()
         for call, waiting in self._open.items():
             for put, owner in waiting:

@@ -13,11 +13,11 @@ import signal
 import socket
 import sys
 import threading
+from importlib import import_module
 from typing import Any
 
 from celery import Celery, signals, states
 from celery.app.trace import build_tracer, setup_worker_optimizations
-from celery.concurrency import solo
 from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
@@ -32,15 +32,18 @@ from scaleplug.pools import unpack
 from scaleplug.registry import Registration
 from scaleplug.serializer import NAME, Keyring, use_large_arguments
 from scaleplug.server import connect
-from scaleplug.settings import Config
+from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
+from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
+from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
 
 logger = logging.getLogger(__name__)
 
 OUR_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+CONNECTIONS = 32
 ORDER_SECONDS = 10
 """How long one wait for orders blocks in the server."""
 
@@ -71,17 +74,6 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         self.blueprint.start(self)
 
 
-class _Pool(solo.TaskPool):  # type: ignore[misc]
-    """The solo pool; it tells of its process after the fork, as Celery's prefork pool does."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        receivers, signals.worker_process_init.receivers = signals.worker_process_init.receivers, []
-        try:
-            super().__init__(*args, **kwargs)
-        finally:
-            signals.worker_process_init.receivers = receivers
-
-
 class _Worker(WorkController):  # type: ignore[misc]
     """A Celery worker that takes its options from code, and leaves pid files, signals and logging alone."""
 
@@ -90,6 +82,12 @@ class _Worker(WorkController):  # type: ignore[misc]
     def on_before_init(self, **_: Any) -> None:
         # What Celery's own worker program does here, as far as a container needs it.
         self.app.finalize()
+
+
+def _pool_of(settings: FunctionSettings) -> Any:
+    if settings.green:
+        return import_module("scaleplug.worker.green_pool").GreenPool
+    return ConcurrentPool if settings.concurrent else SoloPool
 
 
 class Container:
@@ -116,8 +114,8 @@ class Container:
             app=app,
             hostname="scaleplug@container",  # the real one comes after the fork
             queues=[self.keys.queue(registration.function)],
-            pool=_Pool,
-            concurrency=1,
+            pool=_pool_of(registration.settings),
+            concurrency=registration.settings.max_inputs,
             prefetch_multiplier=1,
             consumer_cls=_Consumer,
             use_eventloop=False,
@@ -127,6 +125,9 @@ class Container:
             task_events=self.sends_events,
             loglevel="WARNING",
         )
+        if registration.settings.concurrent:
+            self.worker.pool.runner = self.runner
+            self.runner.loop = None if registration.settings.green else EventLoop(registration.shown)
         self.worker.transport_options = {"store": self.store, "most_pending": config.max_spawned}
         if not self.sends_events:  # events need a connection of their own
             self.worker.blueprint.start(self.worker)
@@ -140,10 +141,16 @@ class Container:
         kwargs["client_name"] = request.container
         intake = self.intake = Intake(
             self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
-            slots=settings.max_inputs,
-            timeout=settings.timeout, give_up=self.config.reconnect_timeout, version=self.registration.version,
+            slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
+            timeout=settings.timeout + settings.wait_ms / 1000,  # a batch's first input waits for the others
+            give_up=self.config.reconnect_timeout, version=self.registration.version,
         )  # fmt: skip
         intake.on_outdated = self._on_stop
+        intake.bulk, intake.most_slots = settings.concurrent, settings.max_inputs
+        if settings.concurrent and self.config.max_attempts > 1:
+            intake.last_attempt = self.config.max_attempts
+        pool = self.store.client.connection_pool
+        pool.max_connections = max(pool.max_connections, 2 * settings.max_inputs + CONNECTIONS)  # a stream takes two
         self.runner.attach(intake, self.keyring)
         intake.payloads.blobs.limit = self.config.max_payload
         use_large_arguments(intake.payloads.take)
@@ -214,6 +221,7 @@ class Container:
         try:
             loops.synloop(*consumer.loop_args())
         except SystemExit as exc:  # WorkerShutdown
+            intake.stop_taking()
             worker.stop(exitcode=exc.code)
         except Exception:
             logger.critical("the container can't go on", exc_info=True)
@@ -241,6 +249,8 @@ class Container:
             order, _, subject = found[1].decode().partition(" ")
             if order == "cancel":
                 self.runner.cancel(subject)
+            elif order == "slots" and self.intake is not None:
+                self.intake.set_slots(int(subject))
 
 
 # A process that the user's code forks is an ordinary one: the container's signals are not its. None may come while it

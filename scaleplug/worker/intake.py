@@ -9,16 +9,18 @@ since life is progress.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import logging
+import operator
 import os
 import select
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -26,29 +28,27 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.blobs import Blobs
-from scaleplug.errors import SerializationError
-from scaleplug.serializer import APART, CONTENT_TYPE, INPUT, Keyring, input_context, seal_failure
+from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.settings import MAX_PAYLOAD
-from scaleplug.store import Store
+from scaleplug.store import Claimed, End, Store
 from scaleplug.worker.payloads import Payloads
+from scaleplug.worker.reading import RefusedError, read_message, reply_of, version_of
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 EXIT_NO_REDIS = 70
 EXIT_NOT_WANTED = 71
 TAKE_SECONDS = 10
 """How long one BLMOVE waits in the server: an idle container sends one command in that time."""
 COLD_SECONDS = 0.1
+DOORS = 16
+"""So many threads hand something back at once: each takes a connection."""
 LOST = (RedisConnectionError, RedisTimeoutError, OSError)
-JSON_TYPES = ("application/json", "application/x-json")
 
 
 class NotWantedError(Exception):
     """The controller has given this container up."""
-
-
-class RefusedError(Exception):
-    """A message can't be verified or read."""
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Claim:
     verdict: str
     crash: str
     reply: dict[str, Any]
+    task: str = ""
     taken: float = field(default_factory=time.monotonic)
     outcome: bytes | None = None
     failed: bool = False
@@ -72,70 +73,6 @@ class Claim:
     """The reference to its arguments, where they are kept apart."""
     draft: str = ""
     """The name of its outcome, where that is."""
-
-
-def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Keyring) -> dict[str, Any]:
-    """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
-    try:
-        message = json.loads(raw)
-        message.pop("large", None)  # what is there later has been verified
-        headers, properties = message["headers"], message["properties"]
-        task, input_id, content_type = headers["task"], headers["id"], message["content-type"]
-        body = base64.b64decode(message["body"]) if properties.get("body_encoding") == "base64" else message["body"]
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise RefusedError(f"it is not a Celery message: {type(exc).__name__}: {exc}") from None
-    if not isinstance(input_id, str) or not input_id or not isinstance(properties, dict):
-        raise RefusedError("it has no valid id")
-    if task not in tasks:
-        raise RefusedError(f"it is for the task {task!r}, and this is the queue of {function!r}")
-    if content_type == CONTENT_TYPE:
-        try:
-            sealed = body if isinstance(body, bytes) else body.encode()
-            payload = keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
-            if payload[:1] == APART:
-                message["large"] = payload
-        except SerializationError as exc:
-            raise RefusedError(str(exc)) from None
-        reply = reply_of(message)
-        if reply and input_id not in (reply["call"], f"{reply['call']}:{reply['index']}"):
-            raise RefusedError(f"its outcome is asked for under {reply['call']!r}, and it was signed for {input_id!r}")
-    elif content_type in JSON_TYPES:
-        headers.pop("scaleplug", None)  # unsigned: its result is Celery's to store, and nobody's outcome
-    else:
-        raise RefusedError(f"its content type {content_type!r} is neither scaleplug's nor JSON")
-    return _complete(message)
-
-
-def _complete(message: dict[str, Any]) -> dict[str, Any]:
-    properties = message["properties"]
-    if not isinstance(properties.get("delivery_tag"), str):
-        properties["delivery_tag"] = message["headers"]["id"]
-    info = properties.setdefault("delivery_info", {})
-    if not isinstance(info, dict):
-        raise RefusedError("its delivery_info is not a table")
-    message["headers"]["eta"] = None  # whatever waited has waited
-    return message
-
-
-def reply_of(message: Any) -> dict[str, Any]:
-    """Return the part of the headers that says who waits for the outcome; {} when Celery stores it."""
-    headers = message.get("headers") if isinstance(message, dict) else None
-    reply = headers.get("scaleplug") if isinstance(headers, dict) else None
-    if not isinstance(reply, dict) or "call" not in reply:
-        return {}
-    return {
-        "call": str(reply.get("call", "")),
-        "caller": str(reply.get("caller", "")),
-        "index": reply["index"] if isinstance(reply.get("index"), int) else 0,
-        "keep": reply["keep"] if isinstance(reply.get("keep"), int) else 0,
-    }
-
-
-def version_of(message: Any) -> str:
-    """Return the version of the code that an input asks for; empty for any. It decides only where it runs."""
-    headers = message.get("headers") if isinstance(message, dict) else None
-    reply = headers.get("scaleplug") if isinstance(headers, dict) else None
-    return str(reply.get("version", "")) if isinstance(reply, dict) else ""
 
 
 class Intake:
@@ -169,9 +106,21 @@ class Intake:
         self.on_outdated: Callable[[], object] = lambda: None
         """Called when an input has asked for code that is newer than this container's."""
         self._cold = True
+        self._lost_since = 0.0
+        self.bulk = False
+        """Whether to take several messages at once: where several inputs run at once."""
+        self.most_slots = slots
+        self.last_attempt = 0
+        """The attempt that an input has to itself, where several run at once; 0 for none."""
+        self._keeps_free = False
+        self._connecting = threading.RLock()  # held while a new epoch begins
+        self._door = threading.BoundedSemaphore(DOORS)
         self._link: Any = None
         self._client_id = 0
         self._asked = 0.0
+        self._claimed: deque[dict[str, Any]] = deque()
+        """Messages that were taken and claimed together with another one, for the next calls of :meth:`take`."""
+        self._consumer = threading.get_ident()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_writer, False)
         os.set_blocking(self._wake_reader, False)
@@ -186,13 +135,16 @@ class Intake:
         link.send_command("CLIENT", "ID")
         client_id = int(link.read_response())
         self._end_old_link()
-        epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
-        if not epoch:
-            link.disconnect()
-            raise NotWantedError
-        self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
-        for claim in self.claims.values():
-            claim.epoch = epoch
+        with self._connecting:
+            epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
+            if not epoch:
+                link.disconnect()
+                raise NotWantedError
+            self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
+            for claim in list(self.claims.values()):
+                claim.epoch = epoch
+        if self.bulk and epoch > 1:
+            self.set_slots(self.store.slots(self.container) or self.slots)  # an order may have been lost
 
     def _end_old_link(self) -> None:
         # A take that still waits in the server under the old connection must not fire after the new epoch began.
@@ -230,14 +182,16 @@ class Intake:
 
     def take(self, timeout: float) -> dict[str, Any] | None:
         """Return the next claimed message, or ``None`` after ``timeout`` seconds or a call of :meth:`wake`."""
+        if self._claimed:
+            return self._claimed.popleft()
         if self.draining:
             return None
-        if len(self.claims) >= self.slots:
+        if (len(self.claims) >= self.slots or self._leave_alone()) and not self._asked:  # an answer is always awaited
             self._sleep([], timeout)
             return None
         try:
             raw = self._wait(timeout)
-            return None if raw is None else self._claim(raw)
+            return None if raw is None else self._claim_with_others(raw)
         except LOST as exc:
             logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
             self._reconnect()
@@ -248,11 +202,11 @@ class Intake:
     def _take_without_memory(self) -> dict[str, Any] | None:
         # Redis refuses the blocking take, but not a script that is allowed to: running what is there frees memory.
         self._asked = 0.0
-        raw = self.store.take_now(self.container, self.epoch, self.function)
-        if raw is None:
+        raws = self.store.take_many(self.container, self.epoch, self.function, 1)
+        if not raws:
             self._sleep([], 0.5)
             return None
-        return self._claim(raw)
+        return self._claim(raws[0])
 
     def _wait(self, timeout: float) -> bytes | None:
         link = self._link
@@ -275,6 +229,97 @@ class Intake:
                 os.read(self._wake_reader, 4096)
         return any(s in ready for s in sockets)
 
+    def _claim_with_others(self, raw: bytes) -> dict[str, Any] | None:
+        """Claim a message, and as many more as there are and fit: one step for all of them costs little."""
+        message, alone = self._claim(raw), self._keeps_free
+        self._keeps_free = False
+        if message is None or not self.bulk:
+            return message
+        if not self._may_run(message):
+            return None
+        self._claimed.append(message)  # should the connection break now, the next call returns it
+        free = self.slots - len(self.claims)
+        if free > 0 and not alone and not self._leave_alone():
+            more = self._claim_many(self.store.take_many(self.container, self.epoch, self.function, free))
+            self._claimed.extend(each for each in more if self._may_run(each))
+        return self._claimed.popleft()
+
+    def _may_run(self, message: dict[str, Any]) -> bool:
+        """Put an input back that is on its last attempt, unless it is alone: its crash must not take others along."""
+        claim = self.claims[message["properties"]["delivery_tag"]]
+        if not self.last_attempt or claim.attempt < self.last_attempt or len(self.claims) == 1:
+            return True
+        self._keeps_free = True  # for it, or another like it
+        self.requeue(claim.tag)
+        return False
+
+    def _leave_alone(self) -> bool:
+        """Return whether nothing more is to run now: an input has the container to itself, or is about to."""
+        if not self.last_attempt or not self.claims:
+            return False
+        return self._keeps_free or any(c.attempt >= self.last_attempt for c in list(self.claims.values())[:1])
+
+    def _claim_many(self, raws: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Claim messages that were taken into the transit list, in their order."""
+        messages: list[dict[str, Any]] = []
+        try:
+            messages = [read_message(raw, self.function, self.tasks, self.keyring) for raw in raws]
+        except RefusedError:
+            found = [self._claim(raw) for raw in raws]  # one by one, and what is refused is set aside
+            return [message for message in found if message is not None]
+        rows = [(message["headers"]["id"], reply_of(message)) for message in messages]
+        asked = [(i, reply | {"version": version_of(m)}) for (i, reply), m in zip(rows, messages, strict=True)]
+        where = (self.container, self.epoch, self.function)
+        claimed = self.store.begin_many(*where, self.timeout, asked, self.version)
+        if any(each.status == "stale" for each in claimed):
+            self._reconnect()
+            return []
+        return [
+            self._hold(message, reply, each)
+            for message, (_, reply), each in zip(messages, rows, claimed, strict=True)
+            if each.status == "ok"
+        ]
+
+    def take_batch(self, most: int, until: float) -> list[dict[str, Any]]:
+        """Return up to ``most`` more claimed messages, waiting for them until the monotonic time ``until``."""
+        messages: list[dict[str, Any]] = []
+        while len(messages) < most and not self.draining:
+            try:
+                raws = self.store.take_many(self.container, self.epoch, self.function, most - len(messages))
+                left = until - time.monotonic()
+                if not raws and left > 0:
+                    raw = self._wait_once(left)
+                    raws = [] if raw is None else [raw]
+                messages += self._claim_many(raws)
+            except LOST as exc:
+                logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
+                self._reconnect()
+                break
+            except redis.exceptions.OutOfMemoryError:
+                break
+            if not raws and time.monotonic() >= until:
+                break
+        return messages
+
+    def _wait_once(self, seconds: float) -> bytes | None:
+        """Take within so many seconds, or not at all: nothing may arrive while a batch runs."""
+        transit = self.store.keys.transit(self.container, self.epoch)
+        self._link.send_command("BLMOVE", self.queue, transit, "RIGHT", "LEFT", f"{max(seconds, 0.001):.3f}")
+        deadline = time.monotonic() + seconds + 5
+        while not self._sleep([self._link._sock], max(0.0, deadline - time.monotonic())):  # noqa: SLF001  # as in _wait
+            if self.draining:
+                self._asked = time.monotonic()  # what still comes is given back when the container leaves
+                return None
+            if time.monotonic() >= deadline:
+                raise RedisConnectionError("no answer to a take")
+        raw = self._link.read_response(disable_decoding=True)
+        return None if raw is None else bytes(raw)
+
+    def set_slots(self, slots: int) -> None:
+        """Change how many inputs run at once, up to ``most_slots``; those that run go on."""
+        self.slots = max(1, min(slots, self.most_slots))
+        self.wake()
+
     def _claim(self, raw: bytes) -> dict[str, Any] | None:
         try:
             message = read_message(raw, self.function, self.tasks, self.keyring)
@@ -292,8 +337,11 @@ class Intake:
         if claimed.status == "stale":  # it was put back: this container has been let go, or found dead by mistake
             self._reconnect()
             return None
-        if claimed.status != "ok":
-            return None
+        return self._hold(message, reply, claimed) if claimed.status == "ok" else None
+
+    def _hold(self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed) -> dict[str, Any]:
+        """Note that the container holds an input."""
+        headers = message["headers"]
         # A redelivered message carries its publisher's tag again.
         tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
         if claimed.retried:
@@ -302,7 +350,7 @@ class Intake:
         message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
         claim = Claim(
             headers["id"], tag, self.epoch, claimed.attempt, claimed.verdict, claimed.crash, reply,
-            retried=claimed.retried,
+            retried=claimed.retried, task=headers["task"],
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
         claim.large = message.pop("large", b"")
@@ -330,22 +378,69 @@ class Intake:
         finally:
             self._drop(claim)
 
-    def _finish(self, claim: Claim) -> None:
-        seconds: float | None = time.monotonic() - claim.taken
+    def finish_many(self, claims: Sequence[Claim]) -> None:
+        """Acknowledge inputs that have ended, in one step; one that is put off goes when Celery says so."""
+        ended = [claim for claim in claims if claim.retry_in is None and claim.tag in self.claims]
+        left = [(claim, self._seconds(claim)) for claim in ended]
+
+        def finish() -> None:
+            epochs = [claim.epoch for claim, _ in left]
+            rows = [
+                End(epoch, c.id, seconds, c.failed, c.reply, c.outcome, c.draft)
+                for epoch, (c, seconds) in zip(epochs, left, strict=True)
+            ]
+            owned = self.store.finish_many(self.container, self.function, rows)
+            left[:] = [
+                each
+                for each, epoch, ours in zip(left, epochs, owned, strict=True)
+                if not ours and not self._is_current(each[0], epoch)
+            ]
+
+        try:
+            while left:
+                self.insist(finish)
+        finally:
+            for claim in ended:
+                self._drop(claim)
+
+    def under_epoch(self, claim: Claim, action: Callable[[int], T], refused: Callable[[T], bool]) -> T:
+        """Do what is refused under an old epoch, with the claim's; again, if a new one has begun meanwhile."""
+        while True:
+            epoch = claim.epoch
+            result = action(epoch)
+            if not refused(result) or self._is_current(claim, epoch, told=False):
+                return result
+
+    def _is_current(self, claim: Claim, epoch: int, *, told: bool = True) -> bool:
+        """Return whether a claim that was not found under ``epoch`` isn't under another: then it is lost."""
+        with self._connecting:
+            current = claim.epoch == epoch
+        if current and told:
+            logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
+        return current
+
+    def _seconds(self, claim: Claim) -> float | None:
+        """Return how long an input took, ``None`` where that is no guide."""
+        seconds = time.monotonic() - claim.taken
+        cold, self._cold = self._cold, False
         if claim.verdict == "timeout":
-            seconds = None  # it only heard the verdict here
-        if self._cold and seconds is not None and seconds < COLD_SECONDS:
-            seconds = None  # a first input pays for what happens once, and would make short ones look long
-        where = (self.container, claim.epoch, self.function, claim.id)
-        if claim.retry_in is not None:
-            owned = self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
-        else:
-            owned = self.store.finish(
+            return None  # it only heard the verdict here
+        # A first input pays for what happens once, and would make short ones look long.
+        return None if cold and seconds < COLD_SECONDS else seconds
+
+    def _finish(self, claim: Claim) -> None:
+        seconds = self._seconds(claim)
+
+        def finish(epoch: int) -> bool:
+            where = (self.container, epoch, self.function, claim.id)
+            if claim.retry_in is not None:
+                return self.store.retry(*where, delay=claim.retry_in, seconds=seconds, reply=claim.reply)
+            return self.store.finish(
                 *where, seconds=seconds, failed=claim.failed, reply=claim.reply, outcome=claim.outcome,
                 draft=claim.draft,
             )  # fmt: skip
-        self._cold = False
-        if not owned:
+
+        if not self.under_epoch(claim, finish, operator.not_):
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
 
     def fail(self, tag: str, error: Exception) -> bool:
@@ -363,28 +458,46 @@ class Intake:
         if claim is None:
             return
         try:
-            self.insist(lambda: self.store.requeue(self.container, claim.epoch, self.function, claim.id))
+            self.insist(
+                lambda: self.under_epoch(
+                    claim, lambda e: self.store.requeue(self.container, e, self.function, claim.id), operator.not_
+                )
+            )
         finally:
             self._drop(claim)
 
     def owns(self, claim: Claim) -> bool:
         """Return whether this container still owns an input."""
         owned: list[bool] = []
-        self.insist(lambda: owned.append(self.store.owns(self.container, claim.epoch, claim.id)))
+        self.insist(
+            lambda: owned.append(
+                self.under_epoch(claim, lambda e: self.store.owns(self.container, e, claim.id), operator.not_)
+            )
+        )
         return owned[-1]
 
     def insist(self, action: Callable[[], object]) -> None:
         """Do it until Redis has answered; what can't be reached for too long ends the process."""
         while True:
             try:
-                action()
+                with self._door:
+                    action()
             except LOST as exc:
                 logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
-                self._reconnect()
+                if threading.get_ident() == self._consumer:
+                    self._reconnect()
+                    continue
+                # The consumer alone begins a new epoch; its claims are found under that.
+                self._lost_since = self._lost_since or time.monotonic()
+                if time.monotonic() - self._lost_since > self.give_up:
+                    logger.critical("Redis has not answered for %g s: leaving", self.give_up)
+                    os._exit(EXIT_NO_REDIS)
+                time.sleep(0.05)
             except redis.exceptions.OutOfMemoryError:
                 logger.error("Redis is out of memory: waiting until it takes the outcome")
                 time.sleep(0.5)
             else:
+                self._lost_since = 0.0
                 return
 
     def _drop(self, claim: Claim) -> None:
@@ -394,6 +507,14 @@ class Intake:
         self.wake()
         if not self.claims:
             self.on_idle()
+
+    def stop_taking(self) -> None:
+        """Give back what was taken and has not begun; what runs goes on."""
+        while self._claimed:
+            self.requeue(self._claimed.popleft()["properties"]["delivery_tag"])
+        if self._asked and self.claims:  # a message that still comes would wait here for what runs
+            with contextlib.suppress(NotWantedError, *LOST, RedisError):
+                self.connect()
 
     def leave(self, reason: str) -> None:
         """Give back what is left and sign off."""

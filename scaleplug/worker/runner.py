@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import signal
-import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -30,8 +29,10 @@ from scaleplug.pools import is_generator
 from scaleplug.serializer import Keyring, shortly
 from scaleplug.settings import FunctionSettings
 from scaleplug.streams import broken
-from scaleplug.worker import streams
+from scaleplug.worker import batches, streams
+from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import Claim, Intake
+from scaleplug.worker.runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,19 @@ class Runner:
         """What each task runs, by its name."""
         self.intake: Intake | None = None
         self.keyring: Keyring | None = None
-        self._loop: asyncio.Runner | None = None
-        self._main_claim: Claim | None = None
-        self._main_task: asyncio.Task[Any] | None = None
-        self._main_async = False
-        self._cancelled: deque[str] = deque(maxlen=ORDERS_KEPT)
+        self.loop: EventLoop | None = None
+        """The event loop that all inputs share, where a container runs several at once."""
+        self.runs: dict[str, Run] = {}
+        self.on_run: Callable[[], object] = lambda: None
+        """Called when an input has begun."""
+        self.killer: Callable[[], Callable[[], object]] | None = None
+        """Returns what interrupts the current green thread, where inputs run in such."""
+        self._own_loop: asyncio.Runner | None = None
+        self._cancelled: dict[str, None] = {}
+        self._orders_kept = ORDERS_KEPT + 2 * settings.max_inputs
+        self._batch: dict[str, Claim] = {}
+        """The inputs of the batch that runs, but for those that were cancelled."""
+        self._main_run: Run | None = None
         self.__name__ = self.title = "function"
 
     def attach(self, intake: Intake, keyring: Keyring) -> None:
@@ -75,52 +84,217 @@ class Runner:
         self.intake, self.keyring = intake, keyring
         signal.signal(signal.SIGUSR1, self._on_cancel_signal)
 
+    # -- one input, as the body of its Celery task -----------------------------------------------------------------
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one input."""
-        claim = self._current_claim()
+        claim, body = self._current_claim(), self.bodies[current_task.name]
         if claim is None:  # Celery called it in this process (eager)
-            return self._call(args, kwargs)
+            return self._call(None, body, args, kwargs)
         try:
-            self._check_verdict(claim)
-            value = self._attempt(claim, args, kwargs)
-        except CELERYS_OWN as exc:
-            if claim.reply and not isinstance(exc, Retry):
-                self._fail(claim, exc)  # Celery stores nothing then, and somebody waits
-            raise
-        except InputCancellation:
-            self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while it ran"))
-            raise Ignore from None
+            self.check_verdict(claim, current_task.name)
+            if self.settings.max_batch_size is not None:
+                value = self._attempt_batch(claim, body, args, kwargs)
+            else:
+                value = self._attempt(claim, body, args, kwargs)
         except BaseException as exc:
-            plain = isinstance(exc, Exception) and not isinstance(exc, MemoryError)
-            told = exc if plain else FunctionExitError(f"{type(exc).__name__}: {exc}")
-            if self._put_off(claim, exc):
-                raise Retry(exc=told, when=claim.retry_in) from exc  # Celery tells, and then hands the input back
-            if not self._crashed(claim):
-                note_attempts(exc, claim.retried + 1)
-            self._fail(claim, exc)
-            if plain:
+            told = self.fail(claim, exc)
+            if told is exc:
                 raise
-            raise told from exc
-        self._succeed(claim, value)
+            raise told from (exc if isinstance(told, FunctionExitError | Retry) else None)
+        self.succeed(claim, value)
         return value
 
-    def _attempt(self, claim: Claim, args: Any, kwargs: Any) -> Any:
-        """Run the function; whatever it makes of being cancelled, then it was cancelled."""
-        self._main_claim = claim
+    def _current_claim(self) -> Claim | None:
+        request = current_task.request if current_task else None
+        if self.intake is None or request is None or request.is_eager:
+            return None
+        return self.intake.by_id.get(request.id)
+
+    def _attempt(self, claim: Claim, body: Body, args: Any, kwargs: Any) -> Any:
+        """Run the function; whatever it makes of being interrupted, then it was interrupted."""
+        run = self.open_run(claim, body)
         try:
-            if claim.id in self._cancelled:
+            if run.in_main_thread:
+                self._main_run = run
+            if self.was_cancelled(claim.id):
                 raise InputCancellation
             with _running(claim):
-                value = self._call(args, kwargs)
+                value = self._call(run, body, args, kwargs)
         except BaseException:
-            if claim.verdict == "cancel":
-                raise InputCancellation from None
+            self.check_interrupted(run)
             raise
         finally:
-            self._main_claim = None
-        if claim.verdict == "cancel":
-            raise InputCancellation
+            self._main_run = None
+            self.close_run(run)
+        self.check_interrupted(run)
         return value
+
+    def _attempt_batch(self, first: Claim, body: Body, args: Any, kwargs: Any) -> Any:
+        """Run the function for an input and those that come in time to go with it; return the first one's result."""
+        assert self.intake is not None
+        members = [batches.member(body.raw, first, args, kwargs), *self._gather(first, body)]
+        try:
+            self._batch = {each.claim.id: each.claim for each in members}
+            results = self._attempt(first, body, (), batches.lists([each.arguments for each in members]))
+            results = batches.check_results(first.task, results, len(members))
+        except BaseException as exc:
+            self._batch = {}
+            for each in members[1:]:
+                if batches.blameless(exc):
+                    self.intake.requeue(each.claim.tag)
+                    continue
+                self.fail(each.claim, exc)
+                self.intake.finish(each.claim.tag)
+            raise
+        self._batch = {}
+        for each, result in zip(members[1:], results[1:], strict=True):
+            if self.was_cancelled(each.claim.id):
+                self.fail(each.claim, InputCancellation())
+            else:
+                with contextlib.suppress(PayloadTooLargeError):  # that is its outcome now
+                    self.succeed(each.claim, result)
+            self.intake.finish(each.claim.tag)
+        return results[0]
+
+    def _gather(self, first: Claim, body: Body) -> list[batches.Member]:
+        """Return the inputs that come in time to go with the first one; one that a crash is known of goes alone."""
+        assert self.intake is not None
+        if first.attempt > 1:
+            return []
+        members: list[batches.Member] = []
+        until = first.taken + self.settings.wait_ms / 1000
+        for message in self.intake.take_batch((self.settings.max_batch_size or 1) - 1, until):
+            claim = self.intake.by_id[message["headers"]["id"]]
+            # Where Celery stores the result it goes Celery's way, in a batch of its own; after a crash, too.
+            if not claim.reply or claim.attempt > 1 or claim.task != first.task:
+                self.intake.requeue(claim.tag)
+                continue
+            try:
+                if self.was_cancelled(claim.id):
+                    raise InputCancellation
+                self.check_verdict(claim, claim.task)
+                members.append(batches.member(body.raw, claim, *batches.read(message)))
+            except (Exception, InputCancellation) as exc:  # noqa: BLE001  # whatever unpickling does
+                self.fail(claim, exc)
+                self.intake.finish(claim.tag)
+        return members
+
+    def open_run(self, claim: Claim, body: Body) -> Run:
+        """Begin an input: from here on it can be interrupted."""
+        run = Run(claim, body.is_async, kill=self.killer() if self.killer is not None else None)
+        if not run.in_main_thread:  # one of several in this container: the others should not have to go with it
+            run.deadline = claim.taken + self.settings.timeout
+        self.runs[claim.id] = run
+        self.on_run()
+        return run
+
+    def close_run(self, run: Run) -> None:
+        """End it."""
+        run.close()
+        self.runs.pop(run.claim.id, None)
+
+    def check_interrupted(self, run: Run) -> None:
+        """Raise what an interrupted input ends with."""
+        if run.claim.verdict == "cancel":
+            raise InputCancellation from None
+        if run.claim.verdict == "overdue":
+            raise self._overdue(run.claim.task) from None
+
+    async def run_async(self, claim: Claim, body: Body, args: Any, kwargs: Any) -> Any:
+        """Run an async function as a task of the loop that all inputs share."""
+        self.check_verdict(claim, claim.task)
+        run = self.open_run(claim, body)
+        try:
+            if self.was_cancelled(claim.id):
+                raise InputCancellation
+            value = await self.hold(run, body.raw(*args, **kwargs))
+        except BaseException:
+            self.check_interrupted(run)
+            raise
+        finally:
+            self.close_run(run)
+        self.check_interrupted(run)
+        return value
+
+    def _call(self, run: Run | None, body: Body, args: Any, kwargs: Any) -> Any:
+        function = partial(self._stream, run, body) if body.is_generator else body.raw
+        if not body.is_async:
+            return function(*args, **kwargs)
+        if self.loop is not None:
+            return self.loop.wait_for(self.hold(run, function(*args, **kwargs)))
+        return self._runner().run(self.hold(run, function(*args, **kwargs)))
+
+    async def hold(self, run: Run | None, coroutine: Any) -> Any:
+        """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
+        if run is None:
+            return await coroutine
+        run.task = asyncio.current_task()
+        try:
+            if run.interrupted:
+                coroutine.close()
+                raise InputCancellation
+            with _running(run.claim):  # here too: asyncio's runner keeps the context of its first input
+                return await coroutine
+        finally:
+            run.task = None
+
+    def _stream(self, run: Run | None, body: Body, *args: Any, **kwargs: Any) -> Any:
+        """Run a generator function and send its items; return how many there were, a coroutine if it is async."""
+        if run is None or not run.claim.reply or self.intake is None or self.keyring is None:
+            raise InvalidError(f"{current_task.name} is a generator function: call it with .remote_gen(...)")
+        generator = body.raw(*args, **kwargs)
+        outgoing = streams.Outgoing(self.intake, self.keyring, run.claim, self.cancel)
+        return outgoing.run_async(generator) if body.is_async else outgoing.run(generator)
+
+    def run_hook(self, hook: Callable[[], Any]) -> None:
+        """Run a method that prepares or ends an object; an async one on the loop of its inputs."""
+        value = hook()
+        if inspect.iscoroutine(value):
+            self._runner().run(value) if self.loop is None else self.loop.wait_for(value)
+
+    def _runner(self) -> asyncio.Runner:
+        if self._own_loop is None:
+            self._own_loop = asyncio.Runner()
+        return self._own_loop
+
+    # -- what becomes of it ----------------------------------------------------------------------------------------
+
+    def check_verdict(self, claim: Claim, name: str) -> None:
+        """Raise what an input must fail with instead of running."""
+        if claim.verdict == "timeout":
+            raise self._overdue(name)
+        if claim.verdict.startswith("streamed:"):
+            raise broken(name, int(claim.verdict.split(":")[1]), claim.crash)
+        if self._crashed(claim):
+            raise ContainerCrashError(
+                f"the input took its container of {name} down {self.max_attempts} times"
+                f" (the last time: {claim.crash or 'unknown'}): it is not tried again"
+            )
+
+    def _crashed(self, claim: Claim) -> bool:
+        return claim.verdict != "timeout" and claim.attempt > self.max_attempts
+
+    def _overdue(self, name: str) -> FunctionTimeoutError:
+        return FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
+
+    def fail(self, claim: Claim, exc: BaseException) -> Any:
+        """Settle how an input ends that raised ``exc``, and return the exception that Celery is to be told."""
+        if isinstance(exc, CELERYS_OWN):
+            if claim.reply and not isinstance(exc, Retry):
+                self._fail(claim, exc)  # Celery stores nothing then, and somebody waits
+            return exc
+        if isinstance(exc, InputCancellation):
+            self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while it ran"))
+            return Ignore()
+        plain = isinstance(exc, Exception) and not isinstance(exc, MemoryError)
+        told = exc if plain else FunctionExitError(f"{type(exc).__name__}: {exc}")
+        if self._put_off(claim, exc):
+            return Retry(exc=told, when=claim.retry_in)  # Celery tells, and then hands the input back
+        if not self._crashed(claim):
+            note_attempts(exc, claim.retried + 1)
+        self._fail(claim, exc)
+        return told
 
     def _put_off(self, claim: Claim, exc: BaseException) -> bool:
         """Settle that a failed input runs again later, if it has retries left; crashes have their own count."""
@@ -134,79 +308,12 @@ class Runner:
         most = self.settings.retries.max_retries if self.settings.retries else 0
         logger.warning(
             "an input of %s failed with %s: retry %d of %d in %g s",
-            self.intake.function, shortly(exc), claim.retried + 1, most, delay,
+            claim.task, shortly(exc), claim.retried + 1, most, delay,
         )  # fmt: skip
         return True
 
-    def run_hook(self, hook: Callable[[], Any]) -> None:
-        """Run a method that prepares or ends an object; an async one on the loop of its inputs."""
-        value = hook()
-        if inspect.iscoroutine(value):
-            self._runner().run(value)
-
-    def _runner(self) -> asyncio.Runner:
-        if self._loop is None:
-            self._loop = asyncio.Runner()
-        return self._loop
-
-    def _call(self, args: Any, kwargs: Any) -> Any:
-        body = self.bodies[current_task.name]
-        run = partial(self._stream, body) if body.is_generator else body.raw
-        self._main_async = body.is_async
-        if not body.is_async:
-            return run(*args, **kwargs)
-        claim = self._main_claim
-        try:
-            return self._runner().run(self._hold(claim, run(*args, **kwargs)))
-        except asyncio.CancelledError:
-            if claim is not None and claim.verdict == "cancel":
-                raise InputCancellation from None
-            raise
-
-    def _stream(self, body: Body, *args: Any, **kwargs: Any) -> Any:
-        """Run a generator function and send its items; return how many there were, a coroutine if it is async."""
-        claim, generator = self._main_claim, body.raw(*args, **kwargs)
-        if claim is None or not claim.reply or self.intake is None or self.keyring is None:
-            raise InvalidError(f"{current_task.name} is a generator function: call it with .remote_gen(...)")
-        outgoing = streams.Outgoing(self.intake, self.keyring, claim, self.cancel)
-        return outgoing.run_async(generator) if body.is_async else outgoing.run(generator)
-
-    async def _hold(self, claim: Claim | None, coroutine: Any) -> Any:
-        """Await the function so that it can be cancelled as asyncio does it: a signal would only break its loop."""
-        self._main_task = asyncio.current_task()
-        try:
-            if claim is None:
-                return await coroutine
-            if claim.verdict == "cancel":
-                coroutine.close()
-                raise InputCancellation
-            with _running(claim):  # again: asyncio's runner keeps the context of its first input
-                return await coroutine
-        finally:
-            self._main_task = None
-
-    def _current_claim(self) -> Claim | None:
-        request = current_task.request if current_task else None
-        if self.intake is None or request is None or request.is_eager:
-            return None
-        return self.intake.by_id.get(request.id)
-
-    def _check_verdict(self, claim: Claim) -> None:
-        name = current_task.name
-        if claim.verdict == "timeout":
-            raise FunctionTimeoutError(f"{name} ran longer than its timeout of {self.settings.timeout:g} s")
-        if claim.verdict.startswith("streamed:"):
-            raise broken(name, int(claim.verdict.split(":")[1]), claim.crash)
-        if self._crashed(claim):
-            raise ContainerCrashError(
-                f"the input took its container of {name} down {self.max_attempts} times"
-                f" (the last time: {claim.crash or 'unknown'}): it is not tried again"
-            )
-
-    def _crashed(self, claim: Claim) -> bool:
-        return claim.verdict != "timeout" and claim.attempt > self.max_attempts
-
-    def _succeed(self, claim: Claim, value: Any) -> None:
+    def succeed(self, claim: Claim, value: Any) -> None:
+        """Settle that an input ends with ``value``."""
         assert self.intake is not None and self.keyring is not None
         intake = self.intake
         if claim.reply:
@@ -234,19 +341,30 @@ class Runner:
 
     def cancel(self, input_id: str) -> None:
         """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
-        self._cancelled.append(input_id)  # first: the order may come before the input, which Redis has given already
-        claim = self._main_claim
-        if claim is not None and claim.id == input_id and claim.verdict != "cancel":
-            claim.verdict = "cancel"
-            task, main = self._main_task, threading.main_thread().ident
-            if task is not None:
-                task.get_loop().call_soon_threadsafe(task.cancel)
-            elif main is not None and not self._main_async:
-                signal.pthread_kill(main, signal.SIGUSR1)
+        self._cancelled[input_id] = None  # first: the order may come before the input, which Redis has given already
+        while len(self._cancelled) > self._orders_kept:
+            del self._cancelled[next(iter(self._cancelled))]
+        run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
+        if run is not None:
+            run.interrupt("cancel")
+
+    def _leave_batch(self, input_id: str) -> Run | None:
+        """Take an input out of the batch that runs, and return the run if nobody is left who wants a result."""
+        claim, run = self._batch.pop(input_id, None), self._main_run
+        if claim is None or run is None or not self._batch:
+            return run
+        assert self.intake is not None
+        self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while its batch ran"))
+        self.intake.finish(claim.tag)
+        return None
+
+    def was_cancelled(self, input_id: str) -> bool:
+        """Return whether the order to cancel an input has come already."""
+        return input_id in self._cancelled
 
     def _on_cancel_signal(self, *_: Any) -> None:
-        claim = self._main_claim
-        if claim is not None and claim.verdict == "cancel":
+        run = self._main_run
+        if run is not None and run.interrupted:
             raise InputCancellation
 
 

@@ -195,7 +195,11 @@ class Outgoing:
         intake, claim = self.intake, self.claim
         part = Part(claim.attempt, number, self._items, payload)
         status, granted = self._insist(
-            lambda: intake.store.send_part(intake.container, claim.epoch, intake.function, claim.id, claim.reply, part)
+            lambda: intake.under_epoch(
+                claim,
+                lambda e: intake.store.send_part(intake.container, e, intake.function, claim.id, claim.reply, part),
+                lambda answer: answer[0] == "lost",
+            )
         )
         if granted is not None:
             self.window.grant(granted)

@@ -71,16 +71,20 @@ class Zygote:
 
     # -- set-up ----------------------------------------------------------------------------------------------------
 
-    def load(self) -> None:
-        """Import the user's code; what goes wrong is told to the controller."""
+    def load(self, problem: str | None = None) -> None:
+        """Import the user's code, but for a ``problem``; what goes wrong is told to the controller."""
+        self.error = problem
         try:
+            if problem is not None:
+                return
             with importing():
                 self.source.load()
         except BaseException:  # noqa: BLE001  # user code may raise anything
             self.error = traceback.format_exc()
-        self.loaded_at = time.time()
-        gc.collect()
-        gc.freeze()
+        finally:
+            self.loaded_at = time.time()
+            gc.collect()
+            gc.freeze()
 
     def watch(self) -> None:
         """Listen to the socket, to signals and, when there is one, to the starter's lifeline."""
@@ -395,8 +399,8 @@ class Zygote:
                 return
 
 
-def main() -> None:
-    """Run a zygote with the configuration on standard input."""
+def main(problem: str | None = None) -> None:
+    """Run a zygote with the configuration on standard input; with a ``problem`` it only tells that."""
     options = json.loads(sys.stdin.readline())
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -411,7 +415,7 @@ def main() -> None:
     listener = socket.socket(fileno=options["listener"])
     zygote = Zygote(config, Source(*options["source"]), listener, options.get("lifeline"))
     zygote.watch()
-    zygote.load()
+    zygote.load(problem)
     zygote.serve()
 
 

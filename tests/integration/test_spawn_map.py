@@ -11,7 +11,8 @@ import pytest
 
 from scaleplug.errors import InputCancelledError, OutputExpiredError
 from scaleplug.settings import use_config
-from scaleplug.store import SHORT_QUEUE, Record
+from scaleplug.store import Record
+from scaleplug.store.callers import SHORT_QUEUE
 from tests.commands import python, told
 from tests.helpers import wait_until
 from tests.integration import jobs

@@ -188,11 +188,3 @@ def test_what_is_the_same_as_elsewhere_is_there():
     named = re.findall(r"`(\w+)`", table)
     arguments = [name for name in named if name not in ("scaleplug", "kwargs") and not hasattr(scaleplug, name)]
     assert set(arguments) <= parameters | {"concurrency_limit"}
-
-
-def test_what_is_not_there_yet_is_not_there():
-    """The last table and the README's list must shrink when something arrives."""
-    for name in ("concurrent", "batched"):
-        assert not hasattr(scaleplug, name), f"{name} is there: take it off the lists of what is not"
-    for name in ("remote_gen", "spawn_map"):
-        assert not hasattr(scaleplug.Function, name), f"Function.{name} is there: take it off the lists of what is not"

@@ -118,7 +118,7 @@ def test_wrong_arguments_of_the_decorator_are_named(values: dict[str, Any], text
 
 
 def test_single_use_and_several_inputs_contradict_each_other() -> None:
-    with pytest.raises(InvalidError, match="max_inputs must be 1 with single_use_containers=True, not 2"):
+    with pytest.raises(InvalidError, match="lets a container run one input, and @concurrent up to 2"):
         FunctionSettings(single_use_containers=True, max_inputs=2)
 
 

@@ -1,0 +1,154 @@
+"""The callers' part of the store."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from scaleplug.errors import NotFoundError
+from scaleplug.store.scripts import Scripts, as_text
+from scaleplug.store.states import Admission, Record, Watched
+
+SHORT_QUEUE: Final = 5_000
+"""Queues up to this length are rewritten in one go when a call is cancelled (``cancel.lua``)."""
+DROP_SLICE: Final = 500
+
+
+class Callers(Scripts):
+    """What callers write and read."""
+
+    def submit(  # what the script takes
+        self,
+        function: str,
+        messages: Sequence[str | bytes],
+        *,
+        most_pending: int,
+        most_total: int = 0,
+        partial: bool = False,
+        record: Record | None = None,
+        drafts: Sequence[str] = (),
+    ) -> Admission:
+        """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``.
+
+        ``drafts`` names the large arguments of the first messages, with '' for those that have none.
+        """
+        spawned = record or Record("", 0)
+        args = (function, most_pending, most_total, int(partial), *spawned.arguments(), len(messages))
+        return Admission(*(int(n) for n in self._admit("submit", *args, *_packed(messages), drafts=drafts)))
+
+    def submit_part(
+        self, function: str, messages: Sequence[str], record: Record, *, most_pending: int
+    ) -> Callable[[], Admission]:
+        """Begin to submit as many of a spawned call's messages as fit; what is returned waits for the answer.
+
+        It must be called. Others can be made while Redis is busy with these.
+        """
+
+        def again() -> Admission:
+            return self.submit(function, messages, most_pending=most_pending, partial=True, record=record)
+
+        script, pool = self._scripts.get("submit"), self.client.connection_pool
+        if script is None:  # not known to Redis yet
+            return again
+        link = pool.get_connection()
+        args = (self._marked(function), most_pending, 0, 1, *record.arguments(), len(messages), *_packed(messages))
+
+        def answer() -> Admission:
+            try:
+                found = Admission(*(int(n) for n in link.read_response()))
+                return found if found.accepted >= 0 else again()  # it is to be registered again
+            except (NoScriptError, RedisConnectionError, RedisTimeoutError):  # an input that came twice ends once
+                return again()
+            finally:
+                pool.release(link)
+
+        try:
+            link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+        except BaseException:
+            link.disconnect()
+            pool.release(link)
+            raise
+        return answer
+
+    def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
+        """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
+        self._run("complete", function, call, inputs, int(keep))
+
+    def delay(
+        self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
+    ) -> Admission:
+        """Keep an input until the Unix time ``due``; see :meth:`submit` for ``drafts``."""
+        result = self._admit("delay", function, most_pending, repr(due), message, drafts=drafts)
+        return Admission(*(int(n) for n in result))
+
+    def _marked(self, function: str) -> str:
+        return f"!{function}" if self.inside and function.startswith(f"{self.inside}.") else function
+
+    def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
+        """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
+        marked = self._marked(function)
+        answer = self._run(script, marked, *args, **options)
+        if int(answer[0]) < 0:
+            self.register_again(function)
+            answer = self._run(script, marked, *args, **options)
+        if int(answer[0]) < 0:
+            raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
+        return answer
+
+    def cancel(
+        self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
+    ) -> tuple[int, int]:
+        """Cancel a call; return how many pending inputs vanished and how many running ones were told.
+
+        A running one has ``grace`` seconds to end before its container is killed.
+        """
+        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
+        return int(removed), int(told)
+
+    def drop(self, function: str, call: str, keep: float) -> int:
+        """Take the pending inputs of a cancelled spawned call off a long queue, in slices; return how many."""
+        if self.client.llen(self.keys.queue(function)) <= SHORT_QUEUE:
+            return 0  # the cancelling itself saw to it
+        first, dropped = 0, 0
+        while first >= 0:
+            removed, first = self._run("drop", function, call, int(keep), first, DROP_SLICE)
+            dropped += int(removed)
+        return dropped
+
+    def watch(self, call: str, index: int, most: int, caller: str) -> Watched:
+        """Look at a spawned call and the ends of its inputs from ``index`` on, without a gap, ``most`` of them.
+
+        Tell ``caller`` of the end of that first input, unless it is there.
+        """
+        function, inputs, over, cancelled, *ends = self._run("watch", call, index, most, caller)
+        return Watched(as_text(function), int(inputs), bool(over), bool(cancelled), tuple(bytes(end) for end in ends))
+
+    def take_many(self, container: str, epoch: int, function: str, most: int) -> list[bytes]:
+        """Take messages without waiting, also while Redis is out of memory: running inputs frees some."""
+        return [bytes(raw) for raw in self._run("take", container, epoch, function, most)]
+
+    def revive(self, caller: str, seconds: float) -> tuple[bool, int, str]:
+        """Say that ``caller`` lives; return if it was known, how many parked inputs came back, and which Redis it is.
+
+        The last changes when Redis has lost its data.
+        """
+        known, back, incarnation = self._run("revive", caller, int(seconds), secrets.token_hex(8))
+        return bool(known), int(back), as_text(incarnation)
+
+    def grant(self, call: str, part: int | None) -> None:
+        """Tell a stream's producer that its consumer has begun to read ``part``, ``None`` when it reads no more."""
+        self._run("grant", call, "" if part is None else part)
+
+
+def _packed(messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
+    """Return the messages as one argument, a line each, where none has line ends: the client sends it in one go."""
+    try:
+        lines = "\n".join(messages).encode()  # type: ignore[arg-type]  # bytes are told by the error
+    except TypeError:
+        return messages
+    return (lines,) if lines.count(b"\n") == len(messages) - 1 else messages

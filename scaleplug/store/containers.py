@@ -1,0 +1,137 @@
+"""The containers' part of the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from scaleplug.store.scripts import Scripts, as_text
+from scaleplug.store.states import Claimed, End, Part
+
+
+class Containers(Scripts):
+    """What containers write and read."""
+
+    def connect(self, container: str, function: str, client_id: int, pid: int, running: Iterable[str]) -> int:
+        """Begin a new epoch of a container's connection; 0 when it must leave."""
+        return int(self._run("connect", container, function, client_id, pid, *running))
+
+    def slots(self, container: str) -> int | None:
+        """Return how many inputs a container was told to run at once, ``None`` if it wasn't."""
+        found = self.client.hget(self.keys.of("container", container), "slots")
+        return None if found is None else int(found)
+
+    def begin(
+        self, container: str, epoch: int, function: str, input_id: str, timeout: float, reply: Mapping[str, Any],
+        version: str = "",
+    ) -> Claimed:  # fmt: skip
+        """Claim the message just taken and count the attempt; ``version`` is that of the container's code."""
+        return self.begin_many(container, epoch, function, timeout, [(input_id, reply)], version)[0]
+
+    def begin_many(
+        self, container: str, epoch: int, function: str, timeout: float,
+        inputs: Sequence[tuple[str, Mapping[str, Any]]], version: str = "",
+    ) -> list[Claimed]:  # fmt: skip
+        """Claim messages that were taken, (id, reply) of each, the first one taken first."""
+        rows = [
+            (container, epoch, function, input_id, timeout, reply.get("caller", ""), reply.get("call", ""),
+             int(reply.get("keep", 0)), int(reply.get("index", 0)), reply.get("version", ""), version)
+            for input_id, reply in inputs
+        ]  # fmt: skip
+        return [_claimed(result) for result in self._run_many("begin", [(row, "") for row in rows])]
+
+    def finish_many(self, container: str, function: str, ends: Sequence[End]) -> list[bool]:
+        """Do what :meth:`finish` does for several."""
+        rows = [
+            ((container, end.epoch, function, end.id,
+              *_finish_arguments(end.seconds, end.failed, end.reply, end.outcome)), end.draft)
+            for end in ends
+        ]  # fmt: skip
+        return [bool(done) for done in self._run_many("finish", rows)]
+
+    def finish(  # noqa: PLR0913  # what the script takes
+        self,
+        container: str,
+        epoch: int,
+        function: str,
+        input_id: str,
+        *,
+        seconds: float | None,
+        failed: bool,
+        reply: Mapping[str, Any],
+        outcome: bytes | None,
+        draft: str = "",
+    ) -> bool:
+        """Acknowledge an input and store its outcome; False when the container no longer owns it.
+
+        ``seconds`` it took count for the function's service time, unless they are ``None``. ``draft`` names the large
+        value to which the outcome refers.
+        """
+        how = _finish_arguments(seconds, failed, reply, outcome)
+        drafts = [draft] if draft else ()
+        return bool(self._run("finish", container, epoch, function, input_id, *how, drafts=drafts))
+
+    def retry(
+        self, container: str, epoch: int, function: str, input_id: str, *,
+        delay: float, seconds: float | None, reply: Mapping[str, Any],
+    ) -> bool:  # fmt: skip
+        """Put a failed input off for ``delay`` seconds; False when the container no longer owns it."""
+        microseconds = "" if seconds is None else int(seconds * 1e6)
+        return bool(
+            self._run(
+                "retry", container, epoch, function, input_id, repr(delay), microseconds,
+                reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)),
+            )
+        )  # fmt: skip
+
+    def send_part(
+        self, container: str, epoch: int, function: str, input_id: str, reply: Mapping[str, Any], part: Part
+    ) -> tuple[str, int | None]:
+        """Send a part of a stream, or only look if it has no payload; return the status and the last part granted.
+
+        The status is ok, lost (the container doesn't own the input any more), cancelled or gone (the caller is).
+        """
+        status, granted = self._run(
+            "yield", container, epoch, function, input_id, reply["call"], reply["index"], reply["caller"],
+            part.attempt, part.number, part.items, part.payload,
+        )  # fmt: skip
+        return as_text(status), int(granted) if granted else None
+
+    def wait_grant(self, call: str, seconds: float) -> int | None:
+        """Wait until a stream's consumer has read a part."""
+        found = self.client.blpop(self.keys.of("credit", call), timeout=seconds)
+        return None if found is None else int(found[1])
+
+    def owns(self, container: str, epoch: int, input_id: str) -> bool:
+        """Return whether the container still owns the input."""
+        return bool(self._run("owns", container, epoch, input_id))
+
+    def requeue(self, container: str, epoch: int, function: str, input_id: str) -> bool:
+        """Put one claimed input back at the head of its queue."""
+        return bool(self._run("requeue", container, epoch, function, input_id))
+
+    def quarantine(self, container: str, epoch: int, function: str, reason: str, reply: Mapping[str, Any]) -> None:
+        """Set aside the message just taken, and tell whoever seems to wait for it."""
+        caller, call = str(reply.get("caller", "")), str(reply.get("call", ""))
+        index, keep = reply.get("index", 0), reply.get("keep", 0)
+        numbers = (n if isinstance(n, int) else 0 for n in (index, keep))
+        self._run("quarantine", container, epoch, function, reason, repr(time.time()), caller, call, *numbers)
+
+    def leave(self, container: str, function: str, reason: str) -> int:
+        """Take a container out in good order; return how many inputs it gave back."""
+        return int(self._run("gone", "", container, function, reason, 1))
+
+
+def _claimed(result: Sequence[Any]) -> Claimed:
+    if len(result) == 1:
+        return Claimed(as_text(result[0]))
+    return Claimed(as_text(result[0]), int(result[1]), as_text(result[2]), as_text(result[3]), int(result[4]))
+
+
+def _finish_arguments(
+    seconds: float | None, failed: bool, reply: Mapping[str, Any], outcome: bytes | None
+) -> tuple[Any, ...]:
+    microseconds = "" if seconds is None else int(seconds * 1e6)
+    where = (reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)))
+    return (microseconds, int(failed), *where, outcome or b"")

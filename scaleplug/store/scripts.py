@@ -1,0 +1,85 @@
+"""The scripts in ``lua/``, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any
+
+import redis
+
+from scaleplug.keys import Keys
+
+
+def _script_text(name: str, flags: bool) -> str:
+    folder = resources.files("scaleplug") / "lua"
+    prelude, text = (folder / "prelude.lua").read_text(), (folder / f"{name}.lua").read_text()
+    head, _, rest = text.partition("\n")
+    if not head.startswith("#!"):
+        head, rest = "#!lua", text
+    # Redis 6.2 knows no flags; the line would be a syntax error there.
+    return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
+
+
+def as_text(value: Any) -> str:
+    """Return what Redis answers as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+class Scripts:
+    """Runs the scripts of one namespace; safe to use from several threads."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self.client: Any = client  # redis-py's types mix its sync and async results
+        self.keys = keys
+        self.registered: dict[str, object] = {}
+        """The functions that this process knows to be in the registry, by the owner of each pool."""
+        self.inside = ""
+        """The app of which this process is a container."""
+        self.register_again: Callable[[str], object] = lambda _function: None
+        """Called with a function that is in the registry no longer, or retires; raises NotFoundError."""
+        self._scripts: dict[str, Any] = {}
+        self._flags: bool | None = None
+
+    def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
+        return self._script(name)(keys=self._keys(drafts), args=args)
+
+    def _keys(self, drafts: Sequence[str] = ()) -> list[str]:
+        return [self.keys.prefix, *(d and self.keys.of("draft", d) for d in drafts)]
+
+    def _script(self, name: str) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self.client.register_script(_script_text(name, self._knows_flags()))
+        return script
+
+    def _run_many(self, name: str, rows: Sequence[tuple[Sequence[Any], str]]) -> list[Any]:
+        """Run a script for each row of arguments and draft, '' for none, in one trip."""
+        sha, results = self._script(name).sha, list[Any]()
+        for _ in range(2):
+            pipe = self.client.pipeline(transaction=False)
+            for row, draft in rows:
+                keys = self._keys([draft] if draft else ())
+                pipe.evalsha(sha, len(keys), *keys, *row)
+            results = pipe.execute(raise_on_error=False)
+            if not any(isinstance(result, redis.exceptions.NoScriptError) for result in results):
+                break
+            self.client.script_load(self._script(name).script)  # none of them has run, or all from here on
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    def _knows_flags(self) -> bool:
+        if self._flags is None:
+            self._flags = int(str(self.client.info("server")["redis_version"]).split(".")[0]) >= 7
+        return self._flags
+
+    def prepare_scripts(self) -> None:
+        """Read every script now, so that a process forked from this one need not."""
+        for path in (resources.files("scaleplug") / "lua").iterdir():
+            name, _, ending = path.name.rpartition(".")
+            if ending == "lua" and name != "prelude":
+                text = _script_text(name, self._knows_flags())
+                self._scripts[name] = self.client.register_script(text)
+        self.client.connection_pool.disconnect()

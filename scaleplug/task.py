@@ -1,0 +1,151 @@
+"""The Celery task of a Function: every call of it goes to the function's queue, signed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import cloudpickle
+from celery import Celery
+from celery.result import AsyncResult, EagerResult, denied_join_result
+from kombu.exceptions import EncodeError
+
+from scaleplug.abc import Caller
+from scaleplug.blobs import NoRoomError, submission
+from scaleplug.client import RedisCaller
+from scaleplug.errors import (
+    Error,
+    ExecutionError,
+)
+from scaleplug.pools import code_version
+from scaleplug.serializer import NAME, pickle_call, sealing
+from scaleplug.transport import exhausted
+
+if TYPE_CHECKING:
+    from celery import Task as _Task
+
+    from scaleplug.function import Function
+else:
+    _Task = object  # a mixin: what it stands on is the Celery app's own Task class
+
+POOL = "scaleplug_pool"
+"""The option of a Celery signature that names the pool of a variant, or of an object with parameters."""
+
+
+class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
+    """What makes the app's own Task class the task of a Function: every call goes to the function's queue, signed."""
+
+    abstract = True
+    serializer = NAME
+    acks_late = True
+    acks_on_failure_or_timeout = True
+    reject_on_worker_lost = True
+    function: Function[Any, Any]
+    recording = False
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
+        pool, again, task_id = options.pop(POOL, None), task_id is not None, task_id or str(uuid4())
+        function = self.function if pool is None else self.function.in_pool(pool)
+        if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
+            function.needs_one_result("delay() and Celery's other calls")
+        if function.app.celery.conf.task_always_eager:
+            options[POOL] = pool
+            return self._apply_eagerly(args or (), kwargs or {}, task_id, link=link, link_error=link_error, **options)
+        queue = options.get("queue") or options.get("routing_key")  # a retry goes where it was
+        name, caller = function.full_name if pool else function.pool_of_queue(queue), None
+        if not self.recording:  # what is recorded is sent, and made known, later
+            own = name == function.full_name
+            caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
+        options["queue"] = function.app.keys.queue(name)
+        version = code_version(function.owner)
+        if version and "scaleplug" not in (options.get("headers") or {}):
+            options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}
+        for other in ("exchange", "routing_key", "connection"):
+            options.pop(other, None)
+        try:
+            with _sending(None if again else caller, self.name, task_id, name):
+                return super().apply_async(
+                    args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
+                    link=link, link_error=link_error, shadow=shadow, **options,
+                )  # fmt: skip
+        except EncodeError as exc:  # kombu's wrapping
+            wrapped = exc.args[0] if exc.args else None
+            if isinstance(wrapped, NoRoomError):
+                wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
+            raise wrapped if isinstance(wrapped, Error) else exc from None
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult:
+        """Run it in this process, as Celery does for ``task_always_eager``."""
+        pool = options.pop(POOL, None)
+        with running_as(self.function if pool is None else self.function.in_pool(pool)):
+            return super().apply(args, kwargs, **options)
+
+    def _apply_eagerly(self, args: Any, kwargs: Any, task_id: str, **options: Any) -> EagerResult:
+        # As Celery does it, but nothing is sent, so neither a broker nor a secret is needed.
+        if self.typing:
+            self.__header__(*args, **kwargs)
+        args, kwargs = cloudpickle.loads(pickle_call(self.name, args, kwargs))
+        with denied_join_result():
+            return self.apply(args, kwargs, task_id=task_id, **options)
+
+
+eager: ContextVar[Function[Any, Any] | None] = ContextVar("scaleplug_eager", default=None)
+
+
+@contextlib.contextmanager
+def running_as(function: Function[Any, Any]) -> Iterator[None]:
+    """Let Celery run a variant, or a method of one object: it knows tasks by their names only."""
+    token = eager.set(function)
+    try:
+        yield
+    finally:
+        eager.reset(token)
+
+
+def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, bound: bool = False) -> Any:
+    """Return a Celery task whose calls go to a function's queue; without ``raw`` its arguments aren't checked here."""
+    options: dict[str, Any] = {"name": name, "base": _task_class(celery), "shared": False, "lazy": False, "bind": bound}
+    return celery.task(**options, **({} if raw else {"typing": False}))(raw or _elsewhere)
+
+
+def _elsewhere() -> None:
+    raise ExecutionError("the code of this function isn't in this process")
+
+
+@contextlib.contextmanager
+def _sending(caller: Caller | None, name: str, task_id: str, pool: str) -> Iterator[None]:
+    """Sign what Celery sends here.
+
+    With a caller large arguments are kept apart, under the id, so it must be a new one.
+    """
+    if not isinstance(caller, RedisCaller):
+        with sealing(name, task_id, pool):
+            yield
+        return
+    with caller.drafts(name, pool, caller.config.max_spawned) as drafts:
+        token = submission.set(drafts)
+        try:
+            with sealing(name, task_id, pool, partial(drafts.pack, 0, task_id)):
+                yield
+        finally:
+            submission.reset(token)
+
+
+def _task_class(celery: Celery) -> type:
+    # On top of the app's own class, which may open a context around every task, as Flask's pattern does.
+    return type("FunctionTask", (FunctionTask, celery.Task), {"abstract": True, "__module__": __name__})
