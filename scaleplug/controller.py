@@ -240,9 +240,13 @@ class Controller:
         return step.start
 
     def _starting_version(self, view: View) -> str:
-        """Return the version of which more containers are started: the old one's while the new one's isn't proven."""
-        if view.proving and view.proven is not None and self.backend.can_start(view.proven):
-            return view.proven.version
+        """Return the version of which more containers are started.
+
+        While the new one isn't proven that is the old one: where containers of it are there, or the new one has failed.
+        """
+        old = view.proven if view.proving and (view.stale or view.failures) else None
+        if old is not None and self.backend.can_start(old):
+            return old.version
         return view.registration.version
 
     def _enforce_timeouts(self, view: View, state: FunctionState, now: float) -> None:

@@ -38,7 +38,7 @@ class View:
     missing: bool = False
     """Whether the registry doesn't have it any more."""
     proven: Registration | None = None
-    """The registration of which a container has been ready: the one before, while the new one's has not."""
+    """The registration that stands until a container of a newer one has been ready, and once one has, that."""
     unused_since: float = 0.0
     containers: dict[str, Known] = field(default_factory=dict)
     service_time: float | None = None
@@ -93,7 +93,8 @@ class View:
         self.settings, self.retiring, self.missing = settings, retiring, False
         if registration.version != self.registration.version:
             if not self.proving:
-                self.proven = self.registration if self.containers else None
+                stands = self.containers or (self.registration.deployed and not self.failures)
+                self.proven = self.registration if stands else None
             self.failures, self.back_off_until, self.works = 0, 0.0, False
         self.registration = registration
 

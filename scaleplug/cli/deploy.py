@@ -77,6 +77,7 @@ def _told(registration: Registration) -> str:
 def wait_until_in_force(place: Place, keyring: Keyring, deployment: dict[str, Any]) -> None:
     """Return when only the new version's containers are left, and its code can be imported; raises FailedError."""
     app, version, since = deployment["app"], deployment["version"], deployment["at"]
+    settled = 0
     while True:
         ours = {n: r for n, r in registrations(place.store.functions(), keyring).items() if r.app == app and r.deployed}
         for function, trouble in place.store.troubles(list(ours)).items():
@@ -87,18 +88,19 @@ def wait_until_in_force(place: Place, keyring: Keyring, deployment: dict[str, An
         if any(r.version != str(version) and not r.serialized and not r.base for r in current.values()):
             raise FailedError(f"another deployment of {app} came after version {version}")
         ready = all(prepared.get(n) == r.version or r.template for n, r in current.items())
-        if ready and not _old(place, ours, current):
+        settled = settled + 1 if ready and not _moving(place, ours, current) else 0
+        if settled > 1:  # a start that has just failed is told a moment later
             return
         time.sleep(POLL_SECONDS)
 
 
-def _old(place: Place, ours: dict[str, Registration], current: dict[str, Registration]) -> bool:
-    """Return whether containers of older code are left, or may come back."""
+def _moving(place: Place, ours: dict[str, Registration], current: dict[str, Registration]) -> bool:
+    """Return whether containers of older code are left, or may come back, or any are starting."""
     for function in ours:
         now = current.get(function)
         version = now.version if now else None
         records = place.store.containers(function).values()
-        if any(record.get("version", "") != version for record in records):
+        if any(record.get("version", "") != version or record.get("state") == "starting" for record in records):
             return True
         wanted = records or (now and now.settings.min_containers and not now.template)
         if wanted and not any("ready" in record for record in records):
