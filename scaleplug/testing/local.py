@@ -72,6 +72,8 @@ from scaleplug.worker.batches import check_results
 
 T = TypeVar("T")
 
+SWALLOWED_SECONDS = 1.0
+"""After this an input that still runs is interrupted again: what is raised in a destructor goes no further."""
 LEAVE_SECONDS = 1.0
 """How long the end of a run waits for interrupted inputs to leave."""
 
@@ -98,6 +100,8 @@ class LocalRun:
         self._finisher: threading.Thread | None = None
         self._next_deadline: float | None = None
         self._overrides: dict[str, dict[str, Any]] = {}
+        self._interrupted: list[tuple[float, LocalInput]] = []
+        """Inputs that were interrupted, by the time at which those that still run are interrupted again."""
         self._ended = False
         self.met: dict[str, Any] = {}
         self._known: dict[Any, AnyFunction] = {}
@@ -558,7 +562,15 @@ class LocalRun:
                 self._put_off(item, delay)
                 self._interrupt(item)
         self._queue_due(now)
-        times = [*(item.deadline for item in self._running), *(due for due, _ in self._waiting)]
+        for due, item in self._interrupted:
+            if due <= now:
+                _raise_in(item)
+        self._interrupted = [(due, item) for due, item in self._interrupted if due > now and item.interruptible]
+        times = [
+            *(due for due, _ in self._interrupted),
+            *(item.deadline for item in self._running),
+            *(due for due, _ in self._waiting),
+        ]
         times += [due for due in map(batches.due_at, filter(None, self._queues.values())) if due > now]
         self._next_deadline = min(times, default=None)
 
@@ -610,10 +622,9 @@ class LocalRun:
             with contextlib.suppress(RuntimeError):  # its loop has just ended
                 item.task.get_loop().call_soon_threadsafe(item.task.cancel)
         elif not item.function.is_async:
-            with item.gate:  # the thread can't end meanwhile, and leave its number to another one
-                if item.interruptible is not None:
-                    thread = ctypes.c_ulong(item.interruptible)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
+            _raise_in(item)
+            self._interrupted.append((time.monotonic() + SWALLOWED_SECONDS, item))
+            self._done.put(None)
             if item.window is not None:
                 item.window.wake()
 
@@ -636,6 +647,14 @@ class LocalRun:
             if item.thread is not None and item.thread is not threading.current_thread():
                 item.thread.join(max(0.0, deadline - time.monotonic()))
         self._objects.end()
+
+
+def _raise_in(item: LocalInput) -> None:
+    """Interrupt the thread that runs an input, unless it is done with it."""
+    with item.gate:  # the thread can't end meanwhile, and leave its number to another one
+        if item.interruptible is not None:
+            thread = ctypes.c_ulong(item.interruptible)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(InputCancellation))
 
 
 @contextlib.contextmanager
