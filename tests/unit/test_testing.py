@@ -169,8 +169,8 @@ def test_join_says_what_has_not_ended(run: LocalRun) -> None:
 def test_no_more_than_so_many_run_at_once() -> None:
     with local(threads=3) as run:
         calls = [wait.spawn(x) for x in range(10)]
-        wait_until(lambda: run.running("wait") == 3)
-        assert run.pending("wait") == 7
+        wait_until(lambda: run.running("tested.wait") == 3)
+        assert run.pending("tested.wait") == 7
         opened.set()
         assert [call.get() for call in calls] == list(range(10))
     assert sorted(ran) == list(range(10))
