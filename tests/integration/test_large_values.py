@@ -77,7 +77,7 @@ def test_calls_leave_nothing_behind(surroundings: Surroundings) -> None:
     assert failed.value.args[1] == DATA
     gone(surroundings)
     new = {key.decode() for key in {*client.keys("*")} - before}
-    others = ("fail_with", "celery-task-meta", "container", "learned", ":idle:", ":ready:")  # of the functions, not of these calls
+    others = ("fail_with", "celery-task-meta", "container", "learned", ":idle:", ":ready:")
     assert not [key for key in new if not any(other in key for other in others)]
 
 
