@@ -348,7 +348,6 @@ class ObjectPool(Autoscaled, Generic[T]):
                 near = did_you_mean(name, self._callables or ())
                 raise AttributeError(f"{cls.full_name} has no method {name!r}{near}")
             return self.method(name)
-        near = did_you_mean(name, cls.methods)
         if not hasattr(cls.raw, name) and name not in self.given and self._instance is None and not cls.hooks:
             raise AttributeError(
                 f"{cls.full_name} has no method or attribute {name!r}{did_you_mean(name, cls.methods)}"
