@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -24,6 +26,13 @@ def wait_until(condition: Callable[[], T], timeout: float = 10.0, message: str =
             raise AssertionError(f"{message or condition!r} did not come true within {timeout:g} s (it is {value!r})")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that whoever waits for it finds with all its text, or not at all."""
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def started_processes(mark: str) -> list[psutil.Process]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from scaleplug import App
 from tests.contract.functions import DEADLINE, OddError, wait_for
+from tests.helpers import write_whole
 
 app = App("streams")
 
@@ -80,7 +81,7 @@ def endless(folder: Path, size: int = 0) -> Iterator[Any]:
     """Yield without end; write down how far it is and when it is closed."""
     try:
         for x in itertools.count():
-            folder.joinpath("made").write_text(str(x))
+            write_whole(folder / "made", str(x))
             yield bytes(size) if size else x
     finally:
         folder.joinpath("closed").touch()
@@ -92,7 +93,7 @@ async def async_endless(folder: Path) -> AsyncIterator[int]:
     beats = asyncio.create_task(_beat(folder))
     try:
         for x in itertools.count():
-            folder.joinpath("made").write_text(str(x))
+            write_whole(folder / "made", str(x))
             yield x
     finally:
         beats.cancel()
@@ -101,7 +102,7 @@ async def async_endless(folder: Path) -> AsyncIterator[int]:
 
 async def _beat(folder: Path) -> None:
     while True:
-        folder.joinpath("beat").write_text(str(time.monotonic()))
+        write_whole(folder / "beat", str(time.monotonic()))
         await asyncio.sleep(0.01)
 
 

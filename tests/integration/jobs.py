@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import scaleplug
+from tests.helpers import write_whole
 
 app = scaleplug.App("jobs")
 
@@ -87,7 +88,7 @@ def stuck(how: str) -> str:
 def with_child(folder: str) -> int:
     """Start a process that outlives the input."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    (Path(folder) / "child").write_text(str(child.pid))
+    write_whole(Path(folder, "child"), str(child.pid))
     return child.pid
 
 
@@ -121,7 +122,7 @@ def fail_once(folder: str) -> int:
     """Fail in the first container, and return the process id of the second attempt's."""
     path = Path(folder) / "failed"
     if not path.exists():
-        path.write_text(str(os.getpid()))
+        write_whole(path, str(os.getpid()))
         raise ValueError("at first")
     return os.getpid()
 
@@ -129,14 +130,14 @@ def fail_once(folder: str) -> int:
 @app.function(max_containers=1)
 def cancel_me(folder: str, how: str) -> str:
     """Go on for ever, deaf in one way or another."""
-    Path(folder, "begun").write_text(str(os.getpid()))
+    write_whole(Path(folder, "begun"), str(os.getpid()))
     if how == "the GIL is held":
         __import__("re").match("(a+)+$", "a" * 64 + "b")
     while how == "everything is caught":
         try:
             time.sleep(3600)
         except BaseException as exc:  # noqa: BLE001
-            Path(folder, "caught").write_text(type(exc).__name__)
+            write_whole(Path(folder, "caught"), type(exc).__name__)
     return how
 
 
@@ -212,6 +213,6 @@ def fail_with(data: bytes) -> None:
 @app.local_entrypoint()
 def hold(folder: str, seconds: float = 3600.0) -> None:
     """Keep two containers busy until something happens to the run."""
-    Path(folder, "run").write_text(str(os.getpid()))
+    write_whole(Path(folder, "run"), str(os.getpid()))
     for _ in note.starmap([(folder, "a", seconds), (folder, "b", seconds)]):
         pass

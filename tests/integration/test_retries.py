@@ -41,7 +41,8 @@ def left(surroundings: Surroundings, function: Any) -> list[str]:
     kinds = ("queue", "delayed", "running", "attempts", "verdicts", "crashes", "retries", "cancelling")
     client, keys = surroundings.store.client, surroundings.store.keys
     found = [key for kind in kinds for key in [surroundings.key(kind, function)] if client.exists(key)]
-    return [*found, *client.keys(keys.prefix + "transit:*"), *client.keys(keys.prefix + "claims:*")]
+    held = f":{function.full_name}-*"
+    return [*found, *client.keys(keys.prefix + "transit" + held), *client.keys(keys.prefix + "claims" + held)]
 
 
 def attempts(folder: Path) -> int:

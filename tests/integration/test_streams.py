@@ -16,7 +16,7 @@ import pytest
 from scaleplug.client import RedisCaller
 from scaleplug.errors import ContainerCrashError, ExecutionError, InputRefusedError
 from scaleplug.streams import WINDOW_BYTES, receive
-from tests.helpers import wait_until
+from tests.helpers import wait_until, write_whole
 from tests.integration import jobs
 from tests.integration.conftest import Surroundings
 
@@ -27,7 +27,7 @@ def endless(folder: str, size: int = 0, pause: float = 0.0) -> Iterator[Any]:
     try:
         yield os.getpid()
         for x in itertools.count():
-            place.joinpath("made").write_text(str(x))
+            write_whole(place / "made", str(x))
             yield bytes(size) if size else x
             time.sleep(pause)
     finally:
