@@ -1,4 +1,4 @@
-"""Deployments while inputs run: versions that roll, one that can't start, one in which the function has another name."""
+"""Deployments while inputs run: versions that roll, one that can't start, one with the function renamed."""
 
 from __future__ import annotations
 
@@ -53,18 +53,15 @@ class Deployments:
         return Function.from_name("rolling", name)
 
 
-def rolling(*, inputs: int, pause: float, limit: float = 300.0) -> Report:
-    """Deploy three versions while inputs of 20 ms run: a good one, one that crashes at its start, one more good one.
-
-    Then one in which the function has another name: what was accepted before is finished.
-    """
+def rolling(*, pause: float, limit: float = 120.0) -> Report:
+    """Deploy versions while inputs of 20 ms run: a good one, one that crashes at its start, one more good one."""
     missed: list[str] = []
     with Site() as site, tempfile.TemporaryDirectory() as folder:
         site.controller()
         site.lead()
         deployments = Deployments(site, Path(folder))
         deployments.deploy(1)
-        load = Load(deployments.function(), inputs, 0.02, Path(folder)).start()
+        load = Load(deployments.function(), 1_000_000, 0.02, Path(folder)).start()
         wait_until(lambda: load.results, 30, "version 1 runs")
         deployments.deploy(2)
         wait_until(lambda: load.over or 2 in load.results, 30, "version 2 runs")
@@ -74,6 +71,7 @@ def rolling(*, inputs: int, pause: float, limit: float = 300.0) -> Report:
             missed.append("kept the old version")
         deployments.deploy(4)
         wait_until(lambda: load.over or 4 in load.results, 60, "version 4 runs")
+        load.enough.set()
         load.wait(limit)
         if load.results[-1:] != [4]:
             missed.append(f"ended with version 4 but with {load.results[-1:]}")

@@ -14,7 +14,7 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,9 @@ class Load:
     results: list[Any] = field(default_factory=list)
     """In the order in which they came."""
     error: BaseException | None = None
+    submitted: int = 0
+    enough: threading.Event = field(default_factory=threading.Event)
+    """Set to end it before it has come to :attr:`inputs`."""
     began: float = 0.0
     ended: float = 0.0
     _thread: threading.Thread | None = None
@@ -125,12 +128,18 @@ class Load:
 
     def _call(self) -> None:
         try:
-            inputs = ((str(self.folder), number, self.seconds) for number in range(self.inputs))
-            for result in self.function.starmap(inputs, order_outputs=False, return_exceptions=True):
+            for result in self.function.starmap(self._arguments(), order_outputs=False, return_exceptions=True):
                 self.results.append(result)
         except BaseException as exc:  # noqa: BLE001  # the report tells
             self.error = exc
         self.ended = time.time()
+
+    def _arguments(self) -> Iterator[tuple[str, int, float]]:
+        for number in range(self.inputs):
+            if self.enough.is_set():
+                return
+            self.submitted += 1
+            yield str(self.folder), number, self.seconds
 
     @property
     def over(self) -> bool:
@@ -182,10 +191,10 @@ class Load:
         pairs = [pair for known in runs.values() for pair in itertools.pairwise(known)]
         return Report(
             scenario=scenario,
-            submitted=self.inputs,
+            submitted=self.submitted,
             completed=completed,
             failed=failed + (self.error is not None),
-            lost=self.inputs - len(self.results),
+            lost=self.submitted - len(self.results),
             repeated=len(pairs),
             unexplained=sum(1 for run, _ in pairs if not _cut_off(run, kills)),
             faults=len(faults),

@@ -34,7 +34,7 @@ class Scenario:
 def _killed(pool: str) -> Scenario:
     return Scenario(
         long=lambda: containers.killed(pool, inputs=10_000 * AT_ONCE[pool], every=2.0),
-        short=lambda: containers.killed(pool, inputs=600 * AT_ONCE[pool], every=0.4),
+        short=lambda: containers.killed(pool, inputs=400 * AT_ONCE[pool], every=0.5),
         p50=0.3, p99=1.5,
     )  # fmt: skip
 
@@ -55,6 +55,9 @@ def _asked_to_leave(pool: str, signals: int) -> Scenario:
     )  # fmt: skip
 
 
+LONG_ONLY = frozenset({"frozen-asyncio", "frozen-eventlet", "sigterm-threads", "sigterm-asyncio"})
+"""Those whose short form the tests leave out: the other pools' show the same."""
+
 SCENARIOS: Mapping[str, Scenario] = {
     **{f"killed-{pool}": _killed(pool) for pool in functions.POOLS},
     **{f"frozen-{pool}": _frozen(pool) for pool in functions.POOLS},
@@ -71,11 +74,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "zygote-killed": Scenario(
         long=lambda: controllers.zygotes_killed("solo", inputs=10_000, every=5.0),
-        short=lambda: controllers.zygotes_killed("solo", inputs=600, every=1.5),
+        short=lambda: controllers.zygotes_killed("solo", inputs=400, every=1.5),
     ),
     "deploys": Scenario(
-        long=lambda: deploys.rolling(inputs=10_000, pause=5.0),
-        short=lambda: deploys.rolling(inputs=1_000, pause=0.5),
+        long=lambda: deploys.rolling(pause=20.0),
+        short=lambda: deploys.rolling(pause=0.5),
     ),
     "renamed": Scenario(
         long=lambda: deploys.renamed(inputs=1_000),
