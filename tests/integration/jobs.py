@@ -229,6 +229,14 @@ class Starting:
         return self.how
 
 
+@app.function(max_containers=1, memory=200)
+def eat(mebibytes: int) -> int:
+    """Use so much memory for a while."""
+    food = bytearray(mebibytes << 20)
+    time.sleep(30 if mebibytes > 200 else 0)
+    return len(food) >> 20
+
+
 @app.function(max_containers=2)
 def hold_gil(folder: str, seconds: float) -> int:
     """Let no other thread of the container run for a while; return the process id."""

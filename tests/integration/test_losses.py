@@ -16,7 +16,7 @@ import pytest
 
 from scaleplug.abc import ContainerExit
 from scaleplug.controller import Controller
-from scaleplug.errors import ContainerStartError
+from scaleplug.errors import ContainerCrashError, ContainerStartError
 from scaleplug.losses import UNDEAD_SECONDS, Losses
 from scaleplug.registry import Registration, Source
 from scaleplug.settings import Config, FunctionSettings
@@ -213,6 +213,13 @@ def test_a_start_that_comes_to_nothing_is_told_to_who_waits(surroundings: Surrou
     with pytest.raises(ContainerStartError, match=why):
         jobs.Starting(how=how).get.remote()
     assert time.monotonic() - began < 30
+
+
+def test_a_container_that_uses_too_much_memory_is_killed_and_its_input_told(surroundings: Surroundings) -> None:
+    assert jobs.eat.remote(10) == 10
+    with pytest.raises(ContainerCrashError, match=r"it used \d+ MiB of memory and may use 200"):
+        jobs.eat.remote(400)
+    assert jobs.eat.remote(10) == 10
 
 
 def test_containers_that_go_with_their_zygote_are_no_failed_starts(surroundings: Surroundings) -> None:
