@@ -171,10 +171,11 @@ class Caller(Protocol):
     def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """Say that a ``spawn_map`` call has all its ``inputs``."""
 
-    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1, patience: float | None = None) -> Look:
         """Return what is known of a spawned call and of ``most`` inputs from ``index`` on.
 
         ``watch`` asks to be told of the end of the input ``index``, if that is not there yet.
+        A Redis that is away is asked again for ``patience`` seconds, ``None`` for the usual time.
         """
 
     def stats(self, function: str, *, max_inputs: int) -> FunctionStats:

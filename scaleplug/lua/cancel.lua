@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Cancel a call: its pending inputs vanish, its running ones are told, and have a while to end.
 -- ARGV: fn, call, 1 to tell those who wait, keep, caller, grace (seconds).
 -- Returns {pending inputs removed, running inputs told}.

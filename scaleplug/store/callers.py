@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import NotFoundError
@@ -55,29 +55,39 @@ class Callers(Scripts):
         script, pool = self._scripts.get("submit"), self.client.connection_pool
         if script is None:  # not known to Redis yet
             return again
-        link = pool.get_connection()
+        try:
+            link = pool.get_connection()
+        except (RedisConnectionError, RedisTimeoutError):
+            return again
         args = (self._marked(function), most_pending, 0, 1, *record.arguments(), len(messages), *_packed(messages))
 
         def answer() -> Admission:
             try:
                 found = Admission(*(int(n) for n in link.read_response()))
                 return found if found.accepted >= 0 else again()  # it is to be registered again
-            except (NoScriptError, RedisConnectionError, RedisTimeoutError):  # an input that came twice ends once
+            except (
+                NoScriptError,
+                OutOfMemoryError,
+                RedisConnectionError,
+                RedisTimeoutError,
+            ):  # an input that came twice ends once
                 return again()
             finally:
                 pool.release(link)
 
         try:
             link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
-        except BaseException:
+        except BaseException as exc:
             link.disconnect()
             pool.release(link)
+            if isinstance(exc, (RedisConnectionError, RedisTimeoutError)):
+                return again
             raise
         return answer
 
     def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
         """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
-        self._run("complete", function, call, inputs, int(keep))
+        self.insist(lambda: self._run("complete", function, call, inputs, int(keep)))
 
     def delay(
         self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
@@ -92,10 +102,10 @@ class Callers(Scripts):
     def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
         """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
         marked = self._marked(function)
-        answer = self._run(script, marked, *args, **options)
+        answer = self.insist(lambda: self._run(script, marked, *args, **options))
         if int(answer[0]) < 0:
             self.register_again(function)
-            answer = self._run(script, marked, *args, **options)
+            answer = self.insist(lambda: self._run(script, marked, *args, **options))
         if int(answer[0]) < 0:
             raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
         return answer

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+
+from redis.exceptions import OutOfMemoryError
 
 from scaleplug.store.scripts import Scripts, as_text
 from scaleplug.store.states import Census, FunctionState
@@ -14,7 +18,22 @@ LOG_LINES_KEPT: Final = 10_000
 
 
 class Control(Scripts):
-    """What the controller writes and reads, and those who look on."""
+    """What the controller writes and reads, and those who look on.
+
+    A full Redis takes nothing that is only to be looked at, and must not keep the controller from its work.
+    """
+
+    def take_lease(self, token: str, seconds: float) -> bool:
+        """Take the lease unless somebody holds it; also while Redis is full, or nobody could work that off."""
+        return bool(self._run("lease", token, int(seconds * 1000)))
+
+    def incarnation(self) -> str:
+        """Return which Redis this is; the name changes when it has lost its data."""
+        return as_text(self._run("incarnation", secrets.token_hex(8)))
+
+    def restore(self, entries: Iterable[tuple[str, str, str | bytes]]) -> None:
+        """Write (hash, field, value) again that Redis has lost, where nobody else has, and ring."""
+        self._run("restore", *(each for entry in entries for each in entry))
 
     def wait_ring(self, seconds: float) -> bool:
         """Wait for the doorbell; True when it rang. Which functions it is about says :meth:`take_dirty`."""
@@ -45,7 +64,9 @@ class Control(Scripts):
         """Return the server's time and the state of each function."""
         result = self._run("load", *functions)
         states = {f: _function_state(row) for f, row in zip(functions, result[1:], strict=True)}
-        return float(result[0]), states
+        now = float(result[0])
+        self._note_time(now)
+        return now, states
 
     def taking(self, functions: Sequence[str]) -> set[str]:
         """Return the idle containers that have been given a message and have not claimed it yet."""
@@ -91,7 +112,8 @@ class Control(Scripts):
         pipe = self.client.pipeline(transaction=False)
         pipe.lpush(key, json.dumps(decision))
         pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
-        pipe.execute()
+        with contextlib.suppress(OutOfMemoryError):
+            pipe.execute()
 
     def decisions(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the last decisions, newest first."""
@@ -103,7 +125,8 @@ class Control(Scripts):
         if trouble is None:
             self.client.delete(key)
         else:
-            self.client.set(key, json.dumps(trouble), ex=7 * 86_400)
+            with contextlib.suppress(OutOfMemoryError):
+                self.client.set(key, json.dumps(trouble), ex=7 * 86_400)
 
     def troubles(self, functions: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return ``at``, ``version``, ``reason`` and ``lines`` of failed starts, where none has worked since."""
@@ -115,7 +138,8 @@ class Control(Scripts):
     def put_prepared(self, versions: Mapping[str, str]) -> None:
         """Write down the version of each function's code that can be started now."""
         if versions:
-            self.client.hset(self.keys.prepared, mapping=dict(versions))
+            with contextlib.suppress(OutOfMemoryError):
+                self.client.hset(self.keys.prepared, mapping=dict(versions))
 
     def prepared(self) -> dict[str, str]:
         """Return the version of each function's code that can be started."""
@@ -123,7 +147,13 @@ class Control(Scripts):
 
     def learn(self, function: str, **seconds: float) -> None:
         """Keep what was learned of a function's ``service_time`` and ``start_time``."""
-        self.client.hset(self.keys.of("learned", function), mapping={k: repr(v) for k, v in seconds.items()})
+        with contextlib.suppress(OutOfMemoryError):
+            self.client.hset(self.keys.of("learned", function), mapping={k: repr(v) for k, v in seconds.items()})
+
+    def show_leader(self, who: str, seconds: int) -> None:
+        """Tell people who holds the lease."""
+        with contextlib.suppress(OutOfMemoryError):
+            self.client.set(self.keys.leader, who, ex=seconds)
 
     def learned(self, function: str) -> dict[str, float]:
         """Return what was learned of a function."""
@@ -138,6 +168,15 @@ class Control(Scripts):
         for name in names:
             pipe.hgetall(self.keys.of("container", name))
         return {n: {as_text(k): as_text(v) for k, v in r.items()} for n, r in zip(names, pipe.execute(), strict=True)}
+
+    def adopt(self, function: str, container: str, record: Mapping[str, str]) -> None:
+        """Write a living container down again in a Redis that has lost its data."""
+        key = self.keys.of("container", container)
+        pipe = self.client.pipeline(transaction=False)
+        for name, value in {"fn": function, **record}.items():
+            pipe.hsetnx(key, name, value)
+        pipe.sadd(self.keys.of("containers", function), container)
+        pipe.execute()
 
     def counters(self, function: str) -> dict[str, int]:
         """Return how many inputs finished, failed and were refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
@@ -38,8 +39,34 @@ class Scripts:
         """The app of which this process is a container."""
         self.register_again: Callable[[str], object] = lambda _function: None
         """Called with a function that is in the registry no longer, or retires; raises NotFoundError."""
+        self.insist: Callable[[Callable[[], Any]], Any] = lambda action: action()
+        """Runs what adds inputs; a caller's tries again while Redis is away."""
+        self._ahead: float | None = None
+        """Redis's clock less this machine's monotonic one."""
         self._scripts: dict[str, Any] = {}
         self._flags: bool | None = None
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return Redis's Unix time, by which all processes go: hosts' clocks may differ, and jump.
+
+        Redis is asked once, and again after :meth:`forget_clock`; what it says with other answers is taken too.
+        """
+        if self._ahead is None:
+            seconds, micros = self.client.time()
+            self._note_time(seconds + micros / 1e6)
+        assert self._ahead is not None
+        return time.monotonic() + self._ahead
+
+    def forget_clock(self) -> None:
+        """Ask Redis for its time again when it is next needed: it may be another Redis."""
+        self._ahead = None
+
+    def _note_time(self, now: float) -> None:
+        self._ahead = now - time.monotonic()
+
+    # -- scripts -------------------------------------------------------------------------------------------------------
 
     def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
         return self._script(name)(keys=self._keys(drafts), args=args)

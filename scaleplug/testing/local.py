@@ -292,7 +292,7 @@ class LocalRun:
             spawned.inputs, spawned.open = inputs, False
             spawned.settle()
 
-    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:  # noqa: ARG002  # all are told
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1, patience: float | None = None) -> Look:  # noqa: ARG002  # all are told, and nothing can be away
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
             spawned = self._spawned.get(call)

@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 OUR_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 CONNECTIONS = 32
-ORDER_SECONDS = 10
-"""How long one wait for orders blocks in the server."""
+ORDER_SECONDS = 5
+"""How long one wait for orders blocks in the server; less than ``server.ANSWER_SECONDS``."""
 
 
 class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
@@ -241,7 +241,7 @@ class Container:
         store, key = self.store, self.keys.of("control", container)
         while True:
             try:
-                found = store.client.blpop(key, timeout=ORDER_SECONDS - 1)
+                found = store.client.blpop(key, timeout=ORDER_SECONDS)
             except LOST:
                 threading.Event().wait(1.0)
                 continue
