@@ -93,6 +93,8 @@ class Controller:
                 logger.warning("this controller lost its lease: standing by")
                 self._leading = False
                 self._lost = self.roster.memory.restore()  # perhaps it lost it together with everything else
+                if self._lost:
+                    return  # nobody else has it, likely
             elif not self._standing_by:
                 logger.info("standing by: another controller acts")
             self._standing_by = True

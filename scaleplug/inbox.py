@@ -124,6 +124,7 @@ class Inbox:
     def lost_connection(self) -> None:
         """Find out soon whether the Redis that comes back is the one that was there."""
         self._alive_until = 0.0
+        self.store.client.connection_pool.disconnect(inuse_connections=False)  # each would take as long to find out
         with self._lock:
             self._suspects |= self._calls.keys()
 

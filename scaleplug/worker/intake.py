@@ -29,6 +29,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.blobs import Blobs
 from scaleplug.serializer import Keyring, seal_failure
+from scaleplug.server import silent_since
 from scaleplug.settings import MAX_PAYLOAD
 from scaleplug.store import Claimed, End, Store
 from scaleplug.worker.payloads import Payloads
@@ -117,7 +118,7 @@ class Intake:
         self._door = threading.BoundedSemaphore(DOORS)
         self._link: Any = None
         self._client_id = 0
-        self._asked = 0.0
+        self._asked = self._linked = 0.0
         self._claimed: deque[dict[str, Any]] = deque()
         """Messages that were taken and claimed together with another one, for the next calls of :meth:`take`."""
         self._consumer = threading.get_ident()
@@ -129,7 +130,7 @@ class Intake:
 
     def connect(self) -> None:
         """Open the blocking connection and begin an epoch; raises NotWantedError, or a Redis error."""
-        pool = self.store.client.connection_pool
+        pool, linked = self.store.client.connection_pool, time.monotonic()
         link = pool.connection_class(**{**pool.connection_kwargs, "client_name": self.container})
         link.connect()
         link.send_command("CLIENT", "ID")
@@ -141,6 +142,7 @@ class Intake:
                 link.disconnect()
                 raise NotWantedError
             self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
+            self._linked = linked
             for claim in list(self.claims.values()):
                 claim.epoch = epoch
         if self.bulk and epoch > 1:
@@ -158,6 +160,7 @@ class Intake:
 
     def _reconnect(self) -> None:
         deadline, pause = time.monotonic() + self.give_up, 0.05
+        self.store.client.connection_pool.disconnect(inuse_connections=False)  # each would take long to find out
         while True:
             try:
                 self.connect()
@@ -210,6 +213,8 @@ class Intake:
 
     def _wait(self, timeout: float) -> bytes | None:
         link = self._link
+        if silent_since(self.store.client, self._linked):
+            raise RedisConnectionError("another connection got no answer")
         if not self._asked:
             link.send_command("BLMOVE", self.queue, self.store.keys.transit(self.container, self.epoch),
                               "RIGHT", "LEFT", TAKE_SECONDS)  # fmt: skip

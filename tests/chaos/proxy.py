@@ -41,7 +41,8 @@ class Proxy:
         link = _Link(self, reader, writer)
         self._links.add(link)
         try:
-            await link.run()
+            with contextlib.suppress(asyncio.CancelledError):  # only the end of the proxy cancels
+                await link.run()
         finally:
             self._links.discard(link)
 

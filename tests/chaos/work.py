@@ -44,4 +44,10 @@ async def in_loop(folder: str, x: int, seconds: float) -> int:
     return x
 
 
+@app.function(max_containers=1)
+def fresh(x: int) -> int:
+    """Have no container until it is called."""
+    return x
+
+
 POOLS = {"solo": alone, "threads": in_threads, "asyncio": in_loop}
