@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scaleplug.errors import OutputExpiredError, StateLostError
+from scaleplug.errors import OutputExpiredError, ResourceExhausted, StateLostError
 from tests.chaos import work
 from tests.chaos.proxy import Proxy
 from tests.chaos.server import Server
-from tests.chaos.site import Load, Site, site
+from tests.chaos.redis_site import Load, Site, site
 from tests.helpers import wait_until
 
 RESUME_SECONDS = 5.0
@@ -115,4 +116,37 @@ def network(folder: Path, *, how: str, seconds: float = 30.0, pool: str = "solo"
             return f"{told}; a first container after {started:.2f} s, {len(_ready(place, load.function))} at the end"
     finally:
         proxy.close()
+        server.kill()
+
+
+def full(folder: Path, *, inputs: int = 200) -> str:
+    """Let Redis reach its maxmemory: what runs ends, nothing is lost, and it goes on when there is room."""
+    server = Server(folder / "redis").start()
+    try:
+        with site(folder, server) as place, contextlib.closing(server.client) as client:
+            _warm(place, work.alone)
+            spawned = [work.alone.spawn(place.ran, x, 0.05) for x in range(inputs)]
+            load = Load(place, work.in_threads, 4 * inputs, 0.02, first=10_000).start()
+            wait_until(lambda: load.done(0.1), 30, "the load is under way")
+            client.config_set("maxmemory", 1_000_000)
+            begun = time.time()
+            with pytest.raises(ResourceExhausted, match=r"out of memory.*raise maxmemory"):
+                work.alone.remote(place.ran, -1, 0.0)
+            with pytest.raises(ResourceExhausted, match=r"out of memory.*raise maxmemory"):
+                work.alone.spawn(place.ran, -1, 0.0)
+            assert [call.get(timeout=60) for call in spawned] == list(range(inputs))
+            # Another controller can begin to act, and the first container of a function can be started.
+            place.controllers[0].kill()
+            place.controllers[0].wait()
+            place.start_controller()
+            wait_until(lambda: client.get(place.store.keys.lease), 15, "the next controller acts")
+            while time.time() - begun < 8:  # longer than anything that expires
+                time.sleep(0.1)
+            client.config_set("maxmemory", 0)
+            free = time.time()
+            load.join(60)
+            told = load.report("Redis full for 8 s", load.resumed_after(free))
+            assert load.results == list(range(10_000, 10_000 + 4 * inputs)), told
+            return told
+    finally:
         server.kill()
