@@ -78,6 +78,12 @@ class ContainerBackend(Protocol):
     def exits(self) -> list[ContainerExit]:
         """Return the exits since the last call, each once; never blocks."""
 
+    def frozen(self) -> set[str]:
+        """Return the containers whose process has been stopped for longer than ``SCALEPLUG_FREEZE_TIMEOUT``.
+
+        Only what is known for sure: one that is busy, or slow, is none of them.
+        """
+
     def capacity(self) -> int | None:
         """Return how many more containers the host bears now; ``None`` when that can't be known."""
 

@@ -23,6 +23,7 @@ from scaleplug.abc import EXIT_OUTDATED, BackendContainer, ContainerExit, StartR
 from scaleplug.backends import Backend
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
+from scaleplug.losses import Losses
 from scaleplug.roster import Roster
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config
@@ -55,6 +56,7 @@ class Controller:
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
         self.roster = Roster(store, keyring)
         self.starts = Starts(store, self.lease, backend, fail_fast=fail_fast)
+        self.losses = Losses(store, self.lease, backend, config, self.host)
         self.hold_until = 0.0
         self._leading = self._standing_by = self._lost = False
         self._next_due: float | None = None
@@ -88,6 +90,7 @@ class Controller:
                 stop.wait(0.5)
 
     def _turn(self, stop: threading.Event) -> None:
+        self.losses.sign()
         if not self.lease.hold():
             if self._leading:
                 logger.warning("this controller lost its lease: standing by")
@@ -167,6 +170,7 @@ class Controller:
             self._read_registry()
             dirty |= self.views.keys()
         self._bury(self.backend.exits())
+        self.losses.replace_frozen(self.views)
         tick = lately - self._last_tick >= TICK
         if tick or DUE in dirty or (self._next_due is not None and now >= self._next_due):
             dirty.discard(DUE)
@@ -182,6 +186,8 @@ class Controller:
         self.starts.check_imports(self.views)
         if tick:
             self._last_tick = lately
+            self.losses.bury_undead(self.views, lately)
+            self.losses.sweep_lost_hosts(self.views)
             inhabited = sorted(f for f, v in self.views.items() if v.containers)
             if inhabited:
                 self._replace_stalled(inhabited)
@@ -253,8 +259,7 @@ class Controller:
             if container in idle or not known.ready:
                 released = self.store.release(self.lease.token, container, view.registration.function)
             if released and not known.ready:  # it holds nothing, and may never get ready
-                known.draining = True
-                self.backend.kill(container)
+                self._kill(view, container)
             else:
                 self._stop(view, container, grace=view.settings.timeout + TIMEOUT_GRACE)
         return step.start
@@ -280,9 +285,11 @@ class Controller:
             if known is None or not known.blameless:  # else it was told: the container is about to be gone
                 did = "was cancelled and goes on" if why == "cancel" else "ran longer than its timeout"
                 logger.warning("an input of %s %s: its container is replaced", function, did)
-            if known is not None:
-                known.blameless = known.draining = True
-            self.backend.kill(container)
+            if known is None:
+                self.backend.kill(container)
+                continue
+            known.blameless = True
+            self._kill(self.views[function], container)
 
     def _replace_stalled(self, functions: list[str]) -> None:
         now, states = self.store.load(functions)
@@ -292,10 +299,10 @@ class Controller:
 
     def _kill_stalled(self, view: View, containers: list[str]) -> None:
         for container in containers:
-            view.containers[container].draining = view.containers[container].blameless = True
+            view.containers[container].blameless = True
             shown = view.registration.shown
             logger.warning("a container of %s takes no inputs though some are pending: it is replaced", shown)
-            self.backend.kill(container)
+            self._kill(view, container)
 
     def _let_go(self, view: View, decision: policy.Decision) -> None:
         function = view.registration.function
@@ -303,13 +310,16 @@ class Controller:
             if self.store.release(self.lease.token, container, function):
                 self._stop(view, container)
         for container in decision.give_up:
-            view.containers[container].draining = True
             limit = view.settings.start_limit
             shown = view.registration.shown
             logger.warning("a container of %s was not ready within its startup_timeout of %g s", shown, limit)
             version = view.containers[container].version
             self.starts.failed(view, f"it was not ready within its startup_timeout of {limit:g} s", (), version)
-            self.backend.kill(container)
+            self._kill(view, container)
+
+    def _kill(self, view: View, container: str) -> None:
+        view.containers[container].kill(time.monotonic())
+        self.backend.kill(container)
 
     def _stop(self, view: View, container: str, *, grace: float | None = None) -> None:
         view.containers[container].draining = True

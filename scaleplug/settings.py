@@ -277,8 +277,17 @@ class Config:
     stop_grace: float = _knob(
         "SCALEPLUG_STOP_GRACE", _seconds, 30.0, "Seconds that running inputs get to finish when a container must stop."
     )
+    run_grace: float = _knob(
+        "SCALEPLUG_RUN_GRACE", _seconds, 2.0, "Seconds that running inputs get to finish when a scaleplug run ends."
+    )
     cancel_grace: float = _knob(
         "SCALEPLUG_CANCEL_GRACE", _seconds, 5.0, "Seconds a cancelled input gets to end before its container is killed."
+    )
+    freeze_timeout: float = _knob(
+        "SCALEPLUG_FREEZE_TIMEOUT", _seconds, 10.0, "Seconds after which a container that is stopped is replaced."
+    )
+    host_timeout: float = _knob(
+        "SCALEPLUG_HOST_TIMEOUT", _seconds, 60.0, "Seconds without a sign of life after which a host is lost."
     )
     reconnect_timeout: float = _knob(
         "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
@@ -306,6 +315,9 @@ class Config:
         check_seconds("SCALEPLUG_RESULT_TTL", self.result_ttl, 1, 365 * DAY)
         check_seconds("SCALEPLUG_CALLER_TTL", self.caller_ttl, 5, DAY)
         check_seconds("SCALEPLUG_STOP_GRACE", self.stop_grace, 0, DAY)
+        check_seconds("SCALEPLUG_RUN_GRACE", self.run_grace, 0, DAY)
+        check_seconds("SCALEPLUG_FREEZE_TIMEOUT", self.freeze_timeout, 0.1, DAY)
+        check_seconds("SCALEPLUG_HOST_TIMEOUT", self.host_timeout, 5, DAY)
         check_seconds("SCALEPLUG_CANCEL_GRACE", self.cancel_grace, 0, DAY)
         check_seconds("SCALEPLUG_RECONNECT_TIMEOUT", self.reconnect_timeout, 1, DAY)
 

@@ -94,6 +94,21 @@ class Control(Scripts):
             self.client.client_kill_filter(_id=int(client_id))
         return int(self._run("gone", token, container, function, reason, int(blameless)))
 
+    def sign(self, host: str) -> dict[str, float]:
+        """Write down that a host lives; return the time of every host's last sign."""
+        return dict(_pairs(self._run("sign", host)))
+
+    def forget_host(self, host: str) -> None:
+        """Forget a host that is lost."""
+        self.client.zrem(self.keys.prefix + "hosts", host)
+
+    def heard_of(self, seconds: float) -> set[str]:
+        """Return the names of connections over which a command has come within so many seconds.
+
+        A container that lives always has one: the wait for orders ends every few seconds.
+        """
+        return {str(c.get("name")) for c in self.client.client_list() if float(c.get("idle", 0)) < seconds}
+
     def overdue(self, token: str, function: str, grace: float, verdict: str) -> dict[str, str]:
         """Pass ``verdict`` on inputs past their timeout; return the containers to be killed, and for what.
 

@@ -18,6 +18,7 @@ class _State:
     started_at: float
     pid: int
     busy: bool = False
+    frozen: bool = False
     kill_at: float | None = None  # set when it was asked to leave
 
 
@@ -59,6 +60,10 @@ class FakeBackend:
     def crash(self, container: str, exit_code: int = -9, last_lines: Sequence[str] = ()) -> None:
         """Let a container die by itself."""
         self._end(container, exit_code, last_lines)
+
+    def freeze(self, container: str, frozen: bool = True) -> None:
+        """Let a container stand still, or go on."""
+        self._containers[container].frozen = frozen
 
     def fail_starts(self, function: str, *last_lines: str) -> None:
         """Let every start of a function's containers fail from now on, after printing these lines."""
@@ -109,6 +114,10 @@ class FakeBackend:
         self._enforce()
         exits, self._exits = self._exits, []
         return exits
+
+    def frozen(self) -> set[str]:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        return {name for name, state in self._containers.items() if state.frozen}
 
     def capacity(self) -> int | None:
         """See :class:`scaleplug.abc.ContainerBackend`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
 from scaleplug.abc import StartRequest
+from scaleplug.worker.leaving import Deadline
 
 LINES_KEPT = 20
 LINE_BYTES = 16_384
@@ -23,8 +25,14 @@ class Child:
     started_at: float
     output: int
     """The reading end of its output, -1 when that is closed."""
+    deadline: Deadline
+    """What it reads when it is asked to leave."""
     stop_by: float | None = None
     """Monotonic time at which it is killed if it has not left."""
+    frozen_since: float | None = None
+    """Monotonic time since when it has been stopped (SIGSTOP)."""
+    told_frozen: bool = False
+    """Whether the controller has been told that."""
     asked: bool = False
     at_end: bool = False
     tail: bytes = b""
@@ -51,6 +59,10 @@ class Child:
         """Stop reading."""
         os.close(self.output)
         self.output = -1
+
+    def note_stop(self, status: int) -> None:
+        """Note that it was stopped, or goes on; ``status`` is what waiting for it returned."""
+        self.frozen_since = time.monotonic() if os.WIFSTOPPED(status) else None
 
 
 def exit_reason(code: int) -> str:

@@ -37,6 +37,7 @@ from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
 from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
+from scaleplug.worker.leaving import Deadline, Leaving
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
 
@@ -134,8 +135,9 @@ class Container:
         for task in self.tasks.values():
             _ = task.backend  # made on first use, which would be in the first input
         self.intake: Intake | None = None
+        self._leaving: Leaving | None = None
 
-    def run(self, request: StartRequest) -> int:
+    def run(self, request: StartRequest, deadline: Deadline) -> int:
         """Consume until told to leave; return the exit status."""
         settings, kwargs = self.registration.settings, self.store.client.connection_pool.connection_kwargs
         kwargs["client_name"] = request.container
@@ -156,7 +158,8 @@ class Container:
         use_large_arguments(intake.payloads.take)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop
-        signal.signal(signal.SIGTERM, self._on_stop)
+        self._leaving = Leaving(deadline, self.config.stop_grace, self._give_up)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_container)
         self._name_worker(request)
@@ -236,6 +239,20 @@ class Container:
         if self.intake is not None:
             self.intake.draining = True
             self.intake.wake()
+
+    def _on_sigterm(self, *_: Any) -> None:
+        assert self._leaving is not None
+        self._on_stop()
+        self._leaving.on_signal()
+
+    def _give_up(self) -> None:
+        """Put back what is still running, and end: the time to finish it is up."""
+        assert self.intake is not None
+        held = len(self.intake.claims)
+        if held:
+            logger.warning("the container's time is up: %d inputs that it runs are put back", held)
+        self.intake.leave("its time to leave was up")
+        leave_process(0)
 
     def _hear_orders(self, container: str) -> None:
         store, key = self.store, self.keys.of("control", container)

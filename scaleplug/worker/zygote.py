@@ -8,7 +8,8 @@ lines of JSON:
     to the zygote       prepare (functions), start (functions, containers), stop (container, grace),
                         kill (container), end (grace)
     to the controller   hello (pid, error, loaded_at, containers), started (container, pid), log (lines),
-                        exit (container, function, code, reason, lines, asked)
+                        exit (container, function, code, reason, lines, asked),
+                        frozen (container, frozen)
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ from scaleplug.serializer import CODE, Keyring, use_keyring
 from scaleplug.settings import Config, use_config
 from scaleplug.worker.child import Child, exit_reason
 from scaleplug.worker.container import Container, leave_process
+from scaleplug.worker.leaving import Deadline
 from scaleplug.worker.parent import adopt_orphans, die_with_parent
 
 ORPHAN_SECONDS = 60.0
 """How long containers go on without a controller before the zygote ends them in good order."""
 BACKLOG_LINES = 5_000
+LEAVE_SECONDS = 0.5
+"""How long putting back what it runs may take a container whose time is up; then it is killed."""
 
 
 class Zygote:
@@ -92,7 +96,7 @@ class Zygote:
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(self.signals_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self.end(self.config.stop_grace))
+        signal.signal(signal.SIGTERM, lambda *_: self.end(0.0 if self.ending else self.config.stop_grace))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.selector.register(self.signals_reader, selectors.EVENT_READ, self.on_signal)
         self.selector.register(self.listener, selectors.EVENT_READ, self.on_connect)
@@ -113,7 +117,7 @@ class Zygote:
         """Return the seconds until something falls due."""
         if self.outbound or (self.log and self.controller is not None):
             return 0.01
-        return 0.1 if self.ending or any(c.stop_by is not None for c in self.children.values()) else 1.0
+        return 0.1 if self.ending or any(c.stop_by or c.frozen_since for c in self.children.values()) else 1.0
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,8 @@ class Zygote:
             self.controller.close()
         self.controller, self.inbound = None, b""
         self.outbound.clear()
+        for child in self.children.values():
+            child.told_frozen = False
         self.alone_since = time.monotonic()
         self.read_on()
 
@@ -179,10 +185,12 @@ class Zygote:
             self.end(order["grace"])
 
     def stop(self, container: str, grace: float) -> None:
-        """Let a container drain; it is killed when ``grace`` seconds are over."""
+        """Let a container drain; when ``grace`` seconds are over it puts back what it runs, or is killed."""
         child = self.children.get(container)
         if child is not None:
-            child.asked, child.stop_by = True, time.monotonic() + grace
+            leave_by = time.monotonic() + grace
+            child.asked, child.stop_by = True, leave_by + LEAVE_SECONDS
+            child.deadline.set(leave_by)
             os.kill(child.pid, signal.SIGTERM)
 
     def end(self, grace: float) -> None:
@@ -205,6 +213,7 @@ class Zygote:
     def start(self, request: StartRequest) -> None:
         """Fork one container."""
         reader, writer = os.pipe()
+        deadline = Deadline()
         try:
             self.prepare(request.function)
         except Exception:  # noqa: BLE001  # what Celery or user code raises is the reason of a failed start
@@ -216,12 +225,12 @@ class Zygote:
             return
         pid = os.fork()
         if pid == 0:
-            self.become_container(request, reader, writer)
+            self.become_container(request, deadline, reader, writer)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # the child does it too: whoever comes first
         os.close(writer)
         os.set_blocking(reader, False)
-        child = Child(request, pid, time.time(), reader)
+        child = Child(request, pid, time.time(), reader, deadline)
         self.children[request.container] = self.by_pid[pid] = child
         self.selector.register(reader, selectors.EVENT_READ, partial(self.on_output, child))
         self.tell({"ev": "started", "container": request.container, "pid": pid})
@@ -243,7 +252,7 @@ class Zygote:
         self.prepared[function] = Container(served, registration, self.config)
         gc.freeze()
 
-    def become_container(self, request: StartRequest, reader: int, writer: int) -> None:
+    def become_container(self, request: StartRequest, deadline: Deadline, reader: int, writer: int) -> None:
         """Be the container from here on; never returns."""
         status = 1
         try:
@@ -267,7 +276,7 @@ class Zygote:
                 stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
             serve(request.app)
             container = self.prepared.get(request.function) or self.unpickle(request)
-            status = container.run(request)
+            status = container.run(request, deadline)
         except BaseException:  # noqa: BLE001  # a child must never go on as a second zygote
             traceback.print_exc()
         finally:
@@ -295,14 +304,19 @@ class Zygote:
         """Report every child that has ended."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
-            child = self.by_pid.pop(pid, None)
+            child = self.by_pid.get(pid)
             if child is None:
                 continue  # something a container had started and left behind
+            if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+                child.note_stop(status)
+                continue
+            del self.by_pid[pid]
+            child.deadline.close()
             self.on_output(child, to_the_end=True)
             if child.output >= 0:
                 self.close_output(child)
@@ -328,8 +342,17 @@ class Zygote:
             if child.stop_by is not None and now > child.stop_by:
                 child.stop_by = None
                 self.signal_child(child.request.container, signal.SIGKILL)
+            self.tell_frozen(child, now)
         if self.controller is None and not self.ending and now - self.alone_since > ORPHAN_SECONDS:
             self.end(self.config.stop_grace)
+
+    def tell_frozen(self, child: Child, now: float) -> None:
+        """Tell of a container that has been stopped for too long, and of one that goes on after that."""
+        since = child.frozen_since
+        frozen = since is not None and now - since >= self.config.freeze_timeout
+        if frozen != child.told_frozen and self.controller is not None:
+            child.told_frozen = frozen
+            self.tell({"ev": "frozen", "container": child.request.container, "frozen": frozen})
 
     def on_lifeline(self) -> None:
         """End everything at once: whoever started us is gone, and Redis with it."""

@@ -1,0 +1,62 @@
+"""Functions that write down which input ran where and when."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import scaleplug
+
+CONTAINERS = 8
+AT_ONCE = 4
+
+app = scaleplug.App("chaos")
+
+
+def write_note(folder: str, what: str, number: int) -> None:
+    """Add a line in one write, which a SIGKILL leaves whole or out."""
+    file = os.open(Path(folder, "notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, f"{what} {number} {os.getpid()} {time.time():.6f}\n".encode())
+    finally:
+        os.close(file)
+
+
+def noted(folder: str, number: int, seconds: float) -> int:
+    """Note the start and the end of an input that takes some seconds."""
+    write_note(folder, "start", number)
+    time.sleep(seconds)
+    write_note(folder, "end", number)
+    return number
+
+
+@app.function(max_containers=CONTAINERS)
+def solo(folder: str, number: int, seconds: float) -> int:
+    return noted(folder, number, seconds)
+
+
+@app.function(max_containers=CONTAINERS)
+@scaleplug.concurrent(max_inputs=AT_ONCE)
+def threads(folder: str, number: int, seconds: float) -> int:
+    return noted(folder, number, seconds)
+
+
+@app.function(max_containers=CONTAINERS)
+@scaleplug.concurrent(max_inputs=AT_ONCE)
+async def coroutines(folder: str, number: int, seconds: float) -> int:
+    write_note(folder, "start", number)
+    await asyncio.sleep(seconds)
+    write_note(folder, "end", number)
+    return number
+
+
+@app.function(max_containers=CONTAINERS)
+@scaleplug.concurrent(max_inputs=AT_ONCE, pool="eventlet")
+def green(folder: str, number: int, seconds: float) -> int:
+    return noted(folder, number, seconds)
+
+
+POOLS = {"solo": solo, "threads": threads, "asyncio": coroutines, "eventlet": green}
+"""The function of each pool, by the pool's name."""
