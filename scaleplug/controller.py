@@ -82,7 +82,7 @@ class Controller:
                 pause = 0.1
             except (RedisError, OSError) as exc:
                 # Blind: hold still, and above all don't take "unknown" for "nothing to do".
-                logger.warning("Redis can't be reached: holding everything as it is. %s", type(exc).__name__)
+                logger.warning("Redis does not answer: holding everything as it is. %s: %s", type(exc).__name__, exc)
                 stop.wait(pause)
                 pause = min(pause * 2, 2.0)
             except Exception:

@@ -1,152 +1,142 @@
-"""Scenarios in which Redis fails; each returns its report and raises where something is lost or stands still."""
+"""Redis that fails: restarted, emptied, out of reach, full; every scenario raises where something stands still."""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scaleplug.errors import OutputExpiredError, ResourceExhausted, StateLostError
-from tests.chaos import work
+from tests.chaos import functions
+from tests.chaos.harness import Fault, Load, Report
 from tests.chaos.proxy import Proxy
 from tests.chaos.server import Server
-from tests.chaos.redis_site import Load, Site, site
+from tests.chaos.site import Site
 from tests.helpers import wait_until
 
-RESUME_SECONDS = 5.0
-"""So soon after Redis is back everything goes on."""
-STALL_SECONDS = 10.0
-"""So soon after a network is back everything goes on."""
+RESUME_SECONDS, NETWORK_SECONDS = 5.0, 10.0
+"""So soon after Redis, or the network to it, is back everything goes on."""
 
 
-def restarts(folder: Path, *, graceful: bool, pool: str = "solo", inputs: int = 1_000, times: int = 2,
-    down: float = 0.0) -> str:
-    """Restart Redis with its data under load."""
-    server = Server(folder / "redis").start()
-    try:
-        with site(folder, server) as place:
-            load = Load(place, work.POOLS[pool], inputs, 0.02).start()
-            recoveries = []
-            for count in range(times):
-                wait_until(lambda done=count: load.done((done + 1) / (times + 2)), 60, "a share of the load is done")
-                server.stop() if graceful else server.kill()
-                time.sleep(down)
-                server.start()
-                back = time.time()
-                wait_until(lambda moment=back: load.resumed_after(moment) < float("inf") or load.error, 30)
-                recoveries.append(load.resumed_after(back))
-            load.join(120)
-            told = load.report(f"Redis {'restarted' if graceful else 'killed'} {times} times, {pool}", *recoveries)
-            assert load.results == list(range(inputs)), told
-            assert max(recoveries) < RESUME_SECONDS, told
-            return told
-    finally:
-        server.kill()
+@contextlib.contextmanager
+def surroundings(*, proxied: bool = False, **settings: Any) -> Iterator[tuple[Server, Site, Path, Proxy | None]]:
+    """Give a Redis of its own, a site whose controller acts, a folder for notes, and a proxy in between."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        server = Server(Path(folder, "redis")).start()
+        stack.callback(server.kill)
+        proxy = Proxy(server.port) if proxied else None
+        if proxy is not None:
+            stack.callback(proxy.close)
+        url = server.url if proxy is None else f"redis://127.0.0.1:{proxy.port}/0"
+        site = stack.enter_context(Site(redis_url=url, **settings))
+        site.controller()
+        site.lead()
+        notes = Path(folder, "notes")
+        notes.mkdir()
+        yield server, site, notes, proxy
 
 
-def emptied(folder: Path, *, down: float = 1.0) -> str:
-    """Restart Redis without its data: who waits is told, and everything else goes on."""
-    server = Server(folder / "redis").start()
-    try:
-        with site(folder, server) as place:
-            pids = {r["pid"] for r in _warm(place, work.alone)}
-            loads = [Load(place, function, 500, 0.05).start() for function in work.POOLS.values()]
-            spawned = work.alone.spawn(place.ran, -1, 60.0)
-            wait_until(lambda: all(load.done(0.1) for load in loads), 30, "the loads are under way")
-            server.kill()
-            server.wipe()
+def share(load: Load, part: float) -> None:
+    """Wait until a part of a load is done."""
+    wait_until(lambda: load.over or len(load.results) >= part * load.inputs, 120, f"{part:.0%} of the load is done")
+
+
+def resumed(load: Load, after: float, limit: float) -> float:
+    """Return how many seconds after a moment an input that started later had ended."""
+    return wait_until(lambda: load.over or load.resumed(after), 4 * limit, "the load goes on") and (
+        load.resumed(after) or 0.0
+    )
+
+
+def restarted(pool: str, *, inputs: int, graceful: bool, times: int = 2, down: float = 0.5) -> Report:
+    """Restart Redis with its data, by SIGKILL or in good order, under load."""
+    with surroundings() as (server, _, folder, _):
+        load, faults, recoveries = Load(functions.POOLS[pool], inputs, 0.02, folder).start(), [], []
+        for count in range(times):
+            share(load, (count + 1) / (times + 2))
+            faults.append(Fault(time.time(), "stop" if graceful else "kill"))
+            server.stop() if graceful else server.kill()
             time.sleep(down)
             server.start()
-            back = time.time()
-            told = []
-            for load in loads:
-                with pytest.raises(StateLostError, match="restarted without its data"):
-                    load.join(STALL_SECONDS)
-                told.append(time.time() - back)
-            with pytest.raises((StateLostError, OutputExpiredError)):
-                spawned.get(timeout=15)
-            assert work.alone.remote(place.ran, -2, 0.0) == -2
-            again = time.time() - back
-            wait_until(lambda: place.store.functions().keys() == {"faulty.alone", "faulty.in_threads", "faulty.in_loop"}, 10)
-            known = wait_until(lambda: {r.get("pid") for r in _ready(place, work.alone)} & pids, 10, "containers are adopted")
-            assert known
-            wait_until(lambda: place.store.client.get(place.store.keys.lease), STALL_SECONDS, "a controller acts")
-            lines = [(place.ran, x, 0.05) for x in range(200)]
-            assert list(work.alone.starmap(lines)) == list(range(200))
-            return f"Redis restarted empty: callers told after {max(told):.2f} s, new call done after {again:.2f} s"
-    finally:
+            recoveries.append(resumed(load, time.time(), RESUME_SECONDS))
+        load.wait(120)
+        name = f"Redis {'stopped' if graceful else 'killed'} and back, {pool}"
+        return load.report(name, faults, recoveries=recoveries)
+
+
+def emptied(*, inputs: int = 500, down: float = 0.5) -> str:
+    """Restart Redis without its data: who waits is told, and everything else goes on as it was."""
+    with surroundings() as (server, site, folder, _):
+        loads = [Load(functions.POOLS[pool], inputs, 0.05, folder).start() for pool in ("solo", "threads", "asyncio")]
+        for load in loads:
+            share(load, 0.1)
+        call, pids = functions.solo.spawn(str(folder), -1, 60.0), set(site.pids(functions.solo))
+        registered = site.store.functions().keys()
         server.kill()
+        server.wipe()
+        time.sleep(down)
+        server.start()
+        back = time.time()
+        for load in loads:
+            load.wait(RESUME_SECONDS)
+            assert isinstance(load.error, StateLostError), load.error
+        told = time.time() - back
+        with pytest.raises((StateLostError, OutputExpiredError)):
+            call.get(timeout=15)
+        assert functions.solo.remote(str(folder), -2, 0.0) == -2
+        again = time.time() - back
+        site.lead()
+        wait_until(lambda: site.store.functions().keys() == registered, 5, "all functions are registered again")
+        assert pids & set(site.pids(functions.solo)), "containers are kept"
+        rows = [(str(folder), number, 0.02) for number in range(200)]
+        assert list(functions.solo.starmap(rows)) == list(range(200))
+        return f"Redis back without its data: callers told after {told:.2f} s, a new call done after {again:.2f} s"
 
 
-def _ready(place: Site, function: Any) -> list[dict[str, str]]:
-    return [r for r in place.store.containers(function.full_name).values() if r.get("state") == "ready"]
+def unreachable(pool: str, *, how: str, seconds: float, inputs: int) -> Report:
+    """Let the network to Redis ``stall``, ``cut`` connections or ``swallow`` what they carry, under load."""
+    with surroundings(proxied=True) as (_, site, folder, proxy):
+        assert proxy is not None
+        load = Load(functions.POOLS[pool], inputs, 0.02, folder).start()
+        share(load, 0.2)
+        fault = Fault(time.time(), how)
+        getattr(proxy, how)()
+        time.sleep(seconds)
+        proxy.heal()
+        back = time.time()
+        recoveries = [resumed(load, back, NETWORK_SECONDS)]
+        other = next(function for name, function in functions.POOLS.items() if name not in (pool, "eventlet"))
+        assert other.remote(str(folder), -1, 0.0) == -1  # the controller too: this needs a first container
+        recoveries.append(time.time() - back)
+        load.wait(120)
+        wait_until(lambda: site.settled(functions.POOLS[pool]), 10, "nothing is left behind")
+        return load.report(f"network: {how} for {seconds:g} s, {pool}", [fault], recoveries=recoveries)
 
 
-def _warm(place: Site, function: Any) -> list[dict[str, str]]:
-    list(function.starmap((place.ran, -1, 0.2) for _ in range(8)))
-    return _ready(place, function)
-
-
-def network(folder: Path, *, how: str, seconds: float = 30.0, pool: str = "solo", inputs: int = 2_000) -> str:
-    """Let the network between Redis and everybody fail for a while, under load."""
-    server = Server(folder / "redis").start()
-    proxy = Proxy(server.port)
-    try:
-        with site(folder, server, port=proxy.port) as place:
-            load = Load(place, work.POOLS[pool], inputs, 0.02).start()
-            wait_until(lambda: load.done(0.2), 60, "the load is under way")
-            getattr(proxy, how)()
-            time.sleep(seconds)
-            proxy.heal()
-            back = time.time()
-            wait_until(lambda: load.resumed_after(back) < float("inf") or load.error, 60, "the load goes on")
-            if how == "stall":  # what was under way arrives at once; the rest is to follow
-                wait_until(lambda: load.done(0.5), 60, "the load goes on")
-            recovered = load.resumed_after(back)
-            assert work.fresh.remote(1) == 1
-            started = time.time() - back
-            load.join(120)
-            told = load.report(f"network {how} for {seconds:g} s, {pool}", recovered)
-            assert load.results == list(range(inputs)), told
-            assert recovered < STALL_SECONDS, told
-            assert started < STALL_SECONDS, told
-            return f"{told}; a first container after {started:.2f} s, {len(_ready(place, load.function))} at the end"
-    finally:
-        proxy.close()
-        server.kill()
-
-
-def full(folder: Path, *, inputs: int = 200) -> str:
-    """Let Redis reach its maxmemory: what runs ends, nothing is lost, and it goes on when there is room."""
-    server = Server(folder / "redis").start()
-    try:
-        with site(folder, server) as place, contextlib.closing(server.client) as client:
-            _warm(place, work.alone)
-            spawned = [work.alone.spawn(place.ran, x, 0.05) for x in range(inputs)]
-            load = Load(place, work.in_threads, 4 * inputs, 0.02, first=10_000).start()
-            wait_until(lambda: load.done(0.1), 30, "the load is under way")
-            client.config_set("maxmemory", 1_000_000)
-            begun = time.time()
+def full(*, inputs: int = 3_000, seconds: float = 6.0) -> Report:
+    """Let Redis reach its maxmemory: what runs ends, a map waits, other calls are told, and all goes on after it."""
+    with surroundings() as (server, site, folder, _), contextlib.closing(server.client) as client:
+        spawned = [functions.solo.spawn(str(folder), inputs + number, 0.05) for number in range(100)]
+        load = Load(functions.threads, inputs, 0.02, folder).start()
+        share(load, 0.1)
+        client.config_set("maxmemory", 1_000_000)
+        fault = Fault(time.time(), "full")
+        for call in (functions.solo.remote, functions.solo.spawn):
             with pytest.raises(ResourceExhausted, match=r"out of memory.*raise maxmemory"):
-                work.alone.remote(place.ran, -1, 0.0)
-            with pytest.raises(ResourceExhausted, match=r"out of memory.*raise maxmemory"):
-                work.alone.spawn(place.ran, -1, 0.0)
-            assert [call.get(timeout=60) for call in spawned] == list(range(inputs))
-            # Another controller can begin to act, and the first container of a function can be started.
-            place.controllers[0].kill()
-            place.controllers[0].wait()
-            place.start_controller()
-            wait_until(lambda: client.get(place.store.keys.lease), 15, "the next controller acts")
-            while time.time() - begun < 8:  # longer than anything that expires
-                time.sleep(0.1)
-            client.config_set("maxmemory", 0)
-            free = time.time()
-            load.join(60)
-            told = load.report("Redis full for 8 s", load.resumed_after(free))
-            assert load.results == list(range(10_000, 10_000 + 4 * inputs)), told
-            return told
-    finally:
-        server.kill()
+                call(str(folder), -1, 0.0)
+        assert [call.get(timeout=60) for call in spawned] == list(range(inputs, inputs + 100))
+        token = site.lead()
+        site.controllers[0].kill()  # the next one can begin to act all the same
+        site.controller()
+        site.lead(after=token)
+        time.sleep(max(0.0, fault.at + seconds - time.time()))
+        assert not load.over
+        client.config_set("maxmemory", 0)
+        recoveries = [resumed(load, time.time(), RESUME_SECONDS)]
+        load.wait(120)
+        return load.report(f"Redis full for {seconds:g} s", [fault], recoveries=recoveries)
