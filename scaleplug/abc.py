@@ -174,6 +174,9 @@ class Caller(Protocol):
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """Cancel what is left of a call that nobody waits for; the future of the running loop is done when it is."""
+
     def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """Say that a ``spawn_map`` call has all its ``inputs``."""
 

@@ -33,7 +33,7 @@ from scaleplug.patience import LOST as NO_ANSWER
 from scaleplug.patience import FullError, Patience
 from scaleplug.pools import code_version
 from scaleplug.registry import Registration, open_override, seal_override
-from scaleplug.sender import Parcel, Sender
+from scaleplug.sender import Cancel, Parcel, Sender
 from scaleplug.serializer import Keyring, is_apart, open_outcome
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, FunctionSettings, override
@@ -292,6 +292,13 @@ class RedisCaller:
         self.store.cancel(function, call, tell=tell, keep=keep, caller="", grace=grace)
         if tell:
             self.store.drop(function, call, keep)
+
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return self._sender.cancel(Cancel(self._cancel_together, function, call))
+
+    def _cancel_together(self, function: str, calls: Sequence[str]) -> None:
+        self.store.cancel(function, *calls, tell=False, keep=0, caller="", grace=self.config.cancel_grace)
 
     def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """See :class:`scaleplug.abc.Caller`."""

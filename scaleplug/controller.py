@@ -43,6 +43,7 @@ TIMEOUT_GRACE = 0.5
 DUE = "@due"
 """What a ring is about when an input was put off: the time of the next one that is due may have changed."""
 SAVE_SECONDS = 5.0
+PARKED_AT_ONCE = 1_000
 
 
 class Controller:
@@ -234,6 +235,8 @@ class Controller:
             if now < view.back_off_until:
                 start = decision.start if self._starting_version(view) != view.registration.version else 0
                 view.check_by(view.back_off_until)
+            if start and load.pending and self.store.park(self.lease.token, function, PARKED_AT_ONCE):
+                view.next_check = start = 0  # for what is left the next round decides, at once
             if start:
                 wants[function] = policy.Want(have=len(view.containers), start=start)
             self._keep(function, view, decision, load, now)

@@ -151,6 +151,13 @@ class _Silences:
             pool.disconnect(inuse_connections=False)
 
 
+def distrust(client: Any) -> None:
+    """Trust none of a client's connections any more, as after a command that got no answer."""
+    retry = client.connection_pool.connection_kwargs.get("retry")
+    if isinstance(retry, _Trying):
+        retry.silences.note()
+
+
 def silent_since(client: Any, moment: float) -> bool:
     """Return whether a command got no answer since a monotonic moment: connections of before may be dead too."""
     retry = client.connection_pool.connection_kwargs.get("retry")
@@ -235,8 +242,8 @@ def check_server(
     """Refuse a server that can't be used safely; return a warning for each point that is merely unwise.
 
     ``containers`` is how many there will be at most: a server without room for their connections is refused.
-    ``embedded`` leaves out that nothing is kept on disk, ``cautious=False`` leaves out all warnings. Raises ServerError,
-    one sentence with the way out.
+    ``embedded`` leaves out that nothing is kept on disk, ``cautious=False`` leaves out all warnings. Raises
+    ServerError, one sentence with the way out.
     """
     place = _place(client)
     facts = read_facts(client, clock=clock)

@@ -31,6 +31,8 @@ from scaleplug.settings import Config
 logger = logging.getLogger("scaleplug")
 
 HELLO_SECONDS = 10.0
+_TOLD = {f.name for f in fields(BackendContainer)}
+"""What is taken of what a zygote tells, which may be of another version."""
 CONTAINERS_PER_CORE = 128
 BYTES_PER_CONTAINER = 24 << 20
 """What one more container may come to need, as a first guess; what is really free is looked up before every start."""
@@ -207,7 +209,7 @@ class ProcessBackend:
             link.pid, link.error, link.loaded_at = event["pid"], event["error"], event["loaded_at"]
             with self._lock:
                 for known in event["containers"]:
-                    container = BackendContainer(**known)
+                    container = BackendContainer(**{k: v for k, v in known.items() if k in _TOLD})
                     link.containers[container.container] = container
             link.greeted.set()
             self._on_exit("*")

@@ -111,13 +111,13 @@ class Callers(Scripts):
         return answer
 
     def cancel(
-        self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
+        self, function: str, *calls: str, tell: bool, keep: float, caller: str, grace: float = 5.0
     ) -> tuple[int, int]:
-        """Cancel a call; return how many pending inputs vanished and how many running ones were told.
+        """Cancel calls, many at the price of one; return how many pending inputs vanished and running ones were told.
 
         A running one has ``grace`` seconds to end before its container is killed.
         """
-        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
+        removed, told = self._run("cancel", function, int(tell), int(keep), caller, repr(grace), *calls)
         return int(removed), int(told)
 
     def drop(self, function: str, call: str, keep: float) -> int:

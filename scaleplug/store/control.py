@@ -121,6 +121,10 @@ class Control(Scripts):
         """Fail the pending inputs of a function that can't be started; return how many."""
         return int(self._run("fail", token, function, reason, 5_000))
 
+    def park(self, token: str, function: str, most: int) -> int:
+        """Set pending inputs aside whose caller is gone, from the head of the queue up to one that is wanted."""
+        return int(self._run("park", token, function, most))
+
     def decided(self, function: str, decision: Mapping[str, Any]) -> None:
         """Keep a decision for ``scaleplug why``."""
         key = self.keys.of("decisions", function)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from importlib import resources
 from typing import Any
 
@@ -58,6 +59,14 @@ class Scripts:
             self._note_time(seconds + micros / 1e6)
         assert self._ahead is not None
         return time.monotonic() + self._ahead
+
+    def by_own_clock(self, moment: str) -> str:
+        """Return a moment of Redis's clock (ISO 8601) by this machine's, for what compares it with that."""
+        try:
+            ahead = timedelta(seconds=time.time() - self.now())
+            return (datetime.fromisoformat(moment) + ahead).isoformat()
+        except (TypeError, ValueError):
+            return moment  # Celery tells
 
     def forget_clock(self) -> None:
         """Ask Redis for its time again when it is next needed: it may be another Redis."""

@@ -278,6 +278,10 @@ class LocalRun:
                 self._tell(call, Event(item.index, None, "cancelled"))
             self._changed.notify_all()
 
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """See :class:`scaleplug.abc.Caller`; nothing blocks here."""
+        return done_now(partial(self.cancel, function, call, tell=False))
+
     def _tell(self, call: str, event: Event) -> None:
         """Keep the end of an input, and tell who waits for it; the lock is held."""
         if call in self._spawned:

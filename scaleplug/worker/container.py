@@ -40,6 +40,7 @@ from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake
 from scaleplug.worker.leaving import Deadline, Leaving
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
+from scaleplug.worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -256,9 +257,12 @@ class Container:
 
     def _hear_orders(self, container: str) -> None:
         store, key = self.store, self.keys.of("control", container)
+        assert self.intake is not None
+        watchdog = Watchdog(self.intake)
         while True:
             try:
                 found = store.client.blpop(key, timeout=ORDER_SECONDS)
+                watchdog.look()
             except LOST:
                 threading.Event().wait(1.0)
                 continue

@@ -108,6 +108,8 @@ class Intake:
         """Called when an input has asked for code that is newer than this container's."""
         self._cold = True
         self._lost_since = 0.0
+        self.taken = 0
+        """How many inputs it has claimed."""
         self.bulk = False
         """Whether to take several messages at once: where several inputs run at once."""
         self.most_slots = slots
@@ -320,6 +322,13 @@ class Intake:
         raw = self._link.read_response(disable_decoding=True)
         return None if raw is None else bytes(raw)
 
+    @property
+    def hungry(self) -> bool:
+        """Whether it would take an input if there were one."""
+        if self.draining or not self._linked:
+            return False
+        return not self.claims or (self.bulk and len(self.claims) < self.slots and not self._leave_alone())
+
     def set_slots(self, slots: int) -> None:
         """Change how many inputs run at once, up to ``most_slots``; those that run go on."""
         self.slots = max(1, min(slots, self.most_slots))
@@ -351,6 +360,9 @@ class Intake:
         tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
         if claimed.retried:
             headers["retries"] = claimed.retried
+        if headers.get("expires"):
+            headers["expires"] = self.store.by_own_clock(headers["expires"])
+        self.taken += 1
         message["properties"]["delivery_tag"] = tag
         message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
         claim = Claim(

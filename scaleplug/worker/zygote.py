@@ -25,7 +25,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,8 @@ from scaleplug.worker.parent import adopt_orphans, die_with_parent
 
 ORPHAN_SECONDS = 60.0
 """How long containers go on without a controller before the zygote ends them in good order."""
+_ASKED = {f.name for f in fields(StartRequest)}
+"""What is taken of what a controller asks for, which may be of another version."""
 BACKLOG_LINES = 5_000
 LEAVE_SECONDS = 0.5
 """How long putting back what it runs may take a container whose time is up; then it is killed."""
@@ -176,7 +178,7 @@ class Zygote:
                     self.prepare(known["function"])
         elif order["op"] == "start":
             for wanted in order["containers"]:
-                self.start(StartRequest(**wanted))
+                self.start(StartRequest(**{k: v for k, v in wanted.items() if k in _ASKED}))
         elif order["op"] == "stop":
             self.stop(order["container"], order["grace"])
         elif order["op"] == "kill":
