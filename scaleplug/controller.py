@@ -236,7 +236,8 @@ class Controller:
                 start = decision.start if self._starting_version(view) != view.registration.version else 0
                 view.check_by(view.back_off_until)
             if start and load.pending and self.store.park(self.lease.token, function, PARKED_AT_ONCE):
-                view.next_check = start = 0  # for what is left the next round decides, at once
+                view.next_check = 0.0  # of what is left the next round decides, at once
+                continue
             if start:
                 wants[function] = policy.Want(have=len(view.containers), start=start)
             self._keep(function, view, decision, load, now)

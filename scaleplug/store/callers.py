@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import NotFoundError
+from scaleplug.keys import Keys
 from scaleplug.store.scripts import Scripts, as_text
 from scaleplug.store.states import Admission, Record, Watched
 
 SHORT_QUEUE: Final = 5_000
 """Queues up to this length are rewritten in one go when a call is cancelled (``cancel.lua``)."""
 DROP_SLICE: Final = 500
+DOORS: Final = 16
+"""So many threads send at once: each takes a connection."""
 
 
 class Callers(Scripts):
     """What callers write and read."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        super().__init__(client, keys)
+        self._door = threading.BoundedSemaphore(DOORS)
 
     def submit(  # what the script takes
         self,
@@ -102,10 +111,15 @@ class Callers(Scripts):
     def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
         """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
         marked = self._marked(function)
-        answer = self.insist(lambda: self._run(script, marked, *args, **options))
+
+        def add() -> Any:
+            with self._door:
+                return self._run(script, marked, *args, **options)
+
+        answer = self.insist(add)
         if int(answer[0]) < 0:
             self.register_again(function)
-            answer = self.insist(lambda: self._run(script, marked, *args, **options))
+            answer = self.insist(add)
         if int(answer[0]) < 0:
             raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
         return answer

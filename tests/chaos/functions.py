@@ -60,3 +60,14 @@ def green(folder: str, number: int, seconds: float) -> int:
 
 POOLS = {"solo": solo, "threads": threads, "asyncio": coroutines, "eventlet": green}
 """The function of each pool, by the pool's name."""
+
+
+@app.function(max_containers=2)
+@scaleplug.concurrent(max_inputs=100)
+async def batch(number: int) -> int:
+    return number
+
+
+@app.function(max_containers=2)
+def blob(size: int) -> bytes:
+    return os.urandom(size)
