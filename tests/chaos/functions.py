@@ -71,3 +71,23 @@ async def batch(number: int) -> int:
 @app.function(max_containers=2)
 def blob(size: int) -> bytes:
     return os.urandom(size)
+
+
+@app.function(max_containers=1, timeout=1)
+def endless() -> None:
+    time.sleep(3600)
+
+
+@app.function(max_containers=1, scaledown_window=2)
+def brief() -> int:
+    return os.getpid()
+
+
+@app.function(max_containers=1, retries=scaleplug.Retries(max_retries=2, initial_delay=1))
+def second_try(folder: str) -> int:
+    """Fail at first; return how often it had run before."""
+    before = Path(folder, "tried")
+    if not before.exists():
+        before.touch()
+        raise ValueError("the first time")
+    return 1
