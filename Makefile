@@ -1,7 +1,7 @@
 # Everything here happens in $(VENV); the environment of the user is never touched.
 # Another Python: make test PYTHON=python3.12
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-quick clean
+.PHONY: help demo test check lint bench bench-quick chaos clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +36,9 @@ bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
 
 bench-quick: $(VENV)/.has-dev ## the benchmarks in a minute or two, for a first look
 	@$(BIN)/python -m benchmarks --quick
+
+chaos: $(VENV)/.has-dev ## containers, controllers and deployments under attack, for half an hour: a line each
+	@$(BIN)/python -m tests.chaos
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

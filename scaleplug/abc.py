@@ -54,6 +54,8 @@ class ContainerExit:
     """The last lines it printed, for telling why a start failed."""
     asked: bool = False
     """Whether it had been asked to leave."""
+    bystander: bool = False
+    """Whether it only went with something else that died: if it was starting, that is no failed start."""
 
 
 EXIT_OUTDATED = 72

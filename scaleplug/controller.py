@@ -430,7 +430,7 @@ class Controller:
             if (
                 view is not None
                 and known is not None
-                and not (known.ready or known.draining or exit_.asked or returned or served)
+                and not (known.ready or known.draining or exit_.asked or exit_.bystander or returned or served)
             ):
                 self.starts.failed(view, exit_.reason, exit_.last_lines, known.version)
 

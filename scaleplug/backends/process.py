@@ -265,7 +265,10 @@ class ProcessBackend:
             logger.warning("a zygote died, and its %d containers with it%s", len(left), said and f". It said:{said}")
         reason = "killed with its zygote"
         self._end(link, [
-            ContainerExit(container=c.container, function=c.function, exit_code=-9, reason=reason, last_lines=lines)
+            ContainerExit(
+                container=c.container, function=c.function, exit_code=-9, reason=reason, last_lines=lines,
+                bystander=link.loaded_at is not None,  # else it may have died of the import
+            )
             for c in left
         ])  # fmt: skip
 

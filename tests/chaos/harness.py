@@ -14,8 +14,8 @@ import itertools
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class Report:
     recoveries: tuple[float, ...] = ()
     """Seconds from a fault until what it had stopped went on."""
     remarks: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    """What else should have been, and was not."""
 
     @property
     def p50(self) -> float:
@@ -81,7 +83,11 @@ class Report:
     @property
     def whole(self) -> bool:
         """Whether every input has its result, and ran again only where a fault had cut it off."""
-        return self.completed == self.submitted and not (self.lost or self.failed or self.unexplained)
+        return self.completed == self.submitted and not (self.lost or self.failed or self.unexplained or self.missed)
+
+    def none_twice(self) -> Report:
+        """Return the report where no input may have run twice: the fault gives no reason to."""
+        return replace(self, missed=(*self.missed, "run once each")) if self.repeated else self
 
     def line(self) -> str:
         """Return it as one line."""
@@ -91,6 +97,7 @@ class Report:
             f"duplicated {self.repeated:>3} (unexplained {self.unexplained}), lost {self.lost}, failed {self.failed}, "
             f"faults {self.faults:>3}, recovery {recovered if self.recoveries else '-'} "
             f"({self.seconds:.1f} s){''.join('; ' + remark for remark in self.remarks)}"
+            f"{''.join('; NOT ' + miss for miss in self.missed)}"
         )
 
 
@@ -105,6 +112,9 @@ class Load:
     results: list[Any] = field(default_factory=list)
     """In the order in which they came."""
     error: BaseException | None = None
+    submitted: int = 0
+    enough: threading.Event = field(default_factory=threading.Event)
+    """Set to end it before it has come to :attr:`inputs`."""
     began: float = 0.0
     ended: float = 0.0
     _thread: threading.Thread | None = None
@@ -118,12 +128,18 @@ class Load:
 
     def _call(self) -> None:
         try:
-            inputs = ((str(self.folder), number, self.seconds) for number in range(self.inputs))
-            for result in self.function.starmap(inputs, order_outputs=False, return_exceptions=True):
+            for result in self.function.starmap(self._arguments(), order_outputs=False, return_exceptions=True):
                 self.results.append(result)
         except BaseException as exc:  # noqa: BLE001  # the report tells
             self.error = exc
         self.ended = time.time()
+
+    def _arguments(self) -> Iterator[tuple[str, int, float]]:
+        for number in range(self.inputs):
+            if self.enough.is_set():
+                return
+            self.submitted += 1
+            yield str(self.folder), number, self.seconds
 
     @property
     def over(self) -> bool:
@@ -162,12 +178,12 @@ class Load:
 
     def report(
         self, scenario: str, faults: Sequence[Fault], *, recoveries: Sequence[float] | None = None,
-        remarks: Sequence[str] = (),
+        remarks: Sequence[str] = (), missed: Sequence[str] = (),
     ) -> Report:  # fmt: skip
         """Return what became of it; ``recoveries`` are those of cut-off inputs where none are given."""
         runs = self.runs()
-        found = [result for result in self.results if not isinstance(result, BaseException)]
-        failed = len(self.results) - len(found)
+        completed = sum(1 for result in self.results if not isinstance(result, BaseException))
+        failed = len(self.results) - completed
         kills: dict[int, list[float]] = {}
         for fault in faults:
             if fault.pid is not None:
@@ -175,15 +191,16 @@ class Load:
         pairs = [pair for known in runs.values() for pair in itertools.pairwise(known)]
         return Report(
             scenario=scenario,
-            submitted=self.inputs,
-            completed=len(set(found)),
+            submitted=self.submitted,
+            completed=completed,
             failed=failed + (self.error is not None),
-            lost=self.inputs - len(set(found)) - failed,
-            repeated=len(pairs) + len(found) - len(set(found)),
+            lost=self.submitted - len(self.results),
+            repeated=len(pairs),
             unexplained=sum(1 for run, _ in pairs if not _cut_off(run, kills)),
             faults=len(faults),
             seconds=(self.ended or time.time()) - self.began,
             recoveries=tuple(_recoveries(pairs, kills) if recoveries is None else recoveries),
+            missed=tuple(missed),
             remarks=(*remarks, *([f"the map failed: {self.error!r}"] if self.error is not None else [])),
         )
 
@@ -199,9 +216,11 @@ def _recoveries(pairs: Sequence[tuple[Run, Run]], kills: dict[int, list[float]])
 
 
 class Faults:
-    """Does something bad now and then until the block ends; ``act`` returns what it did, or ``None`` for nothing."""
+    """Does something bad now and then until the block ends; ``act`` returns what it did, ``None`` for nothing."""
 
-    def __init__(self, act: Callable[[], Fault | None], *, every: float, most: int | None = None) -> None:
+    def __init__(
+        self, act: Callable[[], Fault | Sequence[Fault] | None], *, every: float, most: int | None = None
+    ) -> None:
         self.act, self.every, self.most = act, every, most
         self.done: list[Fault] = []
         self._over = threading.Event()
@@ -213,7 +232,7 @@ class Faults:
             while not self._over.wait(self.every) and (self.most is None or len(self.done) < self.most):
                 fault = self.act()
                 if fault is not None:
-                    self.done.append(fault)
+                    self.done.extend([fault] if isinstance(fault, Fault) else fault)
         except BaseException as exc:  # noqa: BLE001  # raised where the block ends
             self._error = exc
 

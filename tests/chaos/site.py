@@ -91,6 +91,19 @@ class Site:
         """Return the processes of those that have been ready."""
         return sorted(int(r["pid"]) for r in self.containers(function).values() if r.get("pid"))
 
+    def busy(self, function: Any) -> list[int]:
+        """Return the processes of those that run something."""
+        rows = self.store.client.zrange(self.store.keys.of("idle", function.full_name), 0, -1)
+        idle = {row.decode() for row in rows}
+        found = self.containers(function).items()
+        return sorted(int(r["pid"]) for c, r in found if r.get("pid") and c not in idle)
+
+    def zygotes(self) -> list[psutil.Process]:
+        """Return the processes from which containers are forked."""
+        family = [p for p in self.processes() if "scaleplug.worker" in " ".join(p.cmdline())]
+        pids = {process.pid for process in family}
+        return [process for process in family if process.ppid() not in pids]
+
     def processes(self) -> list[psutil.Process]:
         """Return every process of this site that does anything: controllers, zygotes, containers."""
         return [each for each in psutil.process_iter() if self._is_ours(each) and runs(each)]
