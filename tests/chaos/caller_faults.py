@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.chaos import functions
+from tests.chaos.harness import Report, summary
 from tests.chaos.site import SOURCE, Site
 from tests.commands import environment
 from tests.helpers import wait_until
 
+WHERE = (SOURCE.kind, SOURCE.where, SOURCE.folder)
 CALLER = """
 import sys
 from scaleplug.registry import Source
@@ -32,7 +33,7 @@ for result in functions.solo.starmap((folder, number, seconds) for number in ran
     pass
 """
 MILLION = """
-import resource, sys, threading, time
+import sys, time
 from scaleplug.registry import Source
 from tests.chaos import functions
 functions.app.set_source(Source(*sys.argv[1:4]))
@@ -40,7 +41,8 @@ count = int(sys.argv[4])
 began = time.monotonic()
 total = sum(functions.batch.map(iter(range(count))))
 assert total == count * (count - 1) // 2, total
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, time.monotonic() - began)
+seconds = time.monotonic() - began
+print(next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith("VmHWM")), seconds)
 """
 
 
@@ -53,11 +55,12 @@ def surroundings(**settings: float) -> Iterator[tuple[Site, Path]]:
         yield site, Path(folder)
 
 
-def killed(*, ttl: float = 5.0, inputs: int = 400) -> str:
+def killed(*, ttl: float = 5.0, inputs: int = 400) -> Report:
     """Kill a caller in the middle of a map: its pending inputs are dropped, what it has spawned is done."""
+    began = time.time()
     with surroundings(caller_ttl=ttl) as (site, folder):
         caller = subprocess.Popen(
-            [sys.executable, "-c", CALLER, *(SOURCE.kind, SOURCE.where, SOURCE.folder), str(folder), str(inputs), "0.2"],
+            [sys.executable, "-c", CALLER, *WHERE, str(folder), str(inputs), "0.2"],
             env=environment(**site.config.to_environ()), stdout=subprocess.PIPE,
         )  # fmt: skip
         notes, queue = folder / "notes", functions.solo.queue
@@ -75,14 +78,16 @@ def killed(*, ttl: float = 5.0, inputs: int = 400) -> str:
         assert ran >= set(range(10_000, 10_010)), "what was spawned is done"
         dropped = inputs - len([number for number in ran if number < 10_000])
         assert dropped > 0
-        return f"caller killed in a map: {dropped} of {inputs} inputs dropped {gone:.1f} s later (caller_ttl {ttl:g} s)"
+        remark = f"{dropped} of {inputs} pending inputs dropped {gone:.1f} s later (caller_ttl {ttl:g} s)"
+        return summary("caller killed in a map", 10, began, faults=1, remarks=(remark,))
 
 
-def killed_before_any_container(*, ttl: float = 5.0, inputs: int = 400) -> str:
+def killed_before_any_container(*, ttl: float = 5.0, inputs: int = 400) -> Report:
     """Do the same where no container has started yet: none is started only to drop inputs."""
+    begun = time.time()
     with Site(caller_ttl=ttl) as site, tempfile.TemporaryDirectory() as folder:
         caller = subprocess.Popen(
-            [sys.executable, "-c", CALLER, *(SOURCE.kind, SOURCE.where, SOURCE.folder), folder, str(inputs), "0.01"],
+            [sys.executable, "-c", CALLER, *WHERE, folder, str(inputs), "0.01"],
             env=environment(**site.config.to_environ()), stdout=subprocess.PIPE,
         )  # fmt: skip
         client, queue = site.store.client, functions.solo.queue
@@ -102,11 +107,13 @@ def killed_before_any_container(*, ttl: float = 5.0, inputs: int = 400) -> str:
             decision["start"] for decision in site.store.decisions(functions.solo.full_name)
         ), "no container was started for them"
         assert not site.store.counters(functions.solo.full_name).get("finished")
-        return f"{inputs} inputs of a dead caller dropped within {took:.2f} s, without a container"
+        remark = f"{inputs} inputs dropped within {took:.2f} s, without a container"
+        return summary("caller killed, no container yet", 10, begun, faults=1, remarks=(remark,))
 
 
-def cancelled(*, awaits: int = 1_000) -> str:
+def cancelled(*, awaits: int = 1_000) -> Report:
     """Cancel many awaited calls at once."""
+    began = time.time()
     with surroundings() as (site, folder):
 
         async def call_and_cancel() -> float:
@@ -114,20 +121,20 @@ def cancelled(*, awaits: int = 1_000) -> str:
                 asyncio.create_task(functions.solo.remote.aio(str(folder), number, 0.2)) for number in range(awaits)
             ]
             client = site.store.client
-            while await asyncio.to_thread(client.llen, functions.solo.queue) < awaits * 0.9:
-                await asyncio.sleep(0.01)
-            began = time.monotonic()
+            wait = partial(wait_until, lambda: client.llen(functions.solo.queue) > awaits * 0.9, 60, "they wait")
+            await asyncio.to_thread(wait)
+            since = time.monotonic()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            return time.monotonic() - began
+            return time.monotonic() - since
 
         took = asyncio.run(call_and_cancel())
         assert site.store.client.llen(functions.solo.queue) == 0
-        return f"{awaits:,} awaits cancelled in {took:.2f} s"
+        return summary("awaits cancelled", awaits, began, faults=1, remarks=(f"in {took:.2f} s",))
 
 
-def many_maps(*, maps: int = 1_000, inputs: int = 5, asynchronous: bool) -> str:
+def many_maps(*, maps: int = 1_000, inputs: int = 5, asynchronous: bool) -> Report:
     """Iterate over many maps at once in one process, in threads or in one event loop."""
     with surroundings(max_pending=100_000, max_total=100_000) as (_, folder):
         wanted, began = list(range(inputs)), time.monotonic()
@@ -154,14 +161,15 @@ def many_maps(*, maps: int = 1_000, inputs: int = 5, asynchronous: bool) -> str:
         took = time.monotonic() - began
         assert found == [wanted] * maps, f"{len(found)} of {maps} maps"
         how = "in one event loop" if asynchronous else "in threads"
-        return f"{maps:,} maps of {inputs} inputs at once {how}: {took:.1f} s"
+        return summary(f"{maps:,} maps at once {how}", maps * inputs, time.time() - took, faults=1)
 
 
-def slow_consumer(*, inputs: int = 3_000, kib: int = 32) -> str:
+def slow_consumer(*, inputs: int = 3_000, kib: int = 32) -> Report:
     """Take one result of a map and then no more for a while: nothing piles up beyond the map's window."""
+    began = time.time()
     with surroundings() as (site, _):
         client = site.store.client
-        results = functions.blob.map((kib * 1024 for _ in range(inputs)))
+        results = functions.blob.map(kib * 1024 for _ in range(inputs))
         next(results)
         before, memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, client.info("memory")["used_memory"]
         window = site.config.map_window
@@ -177,10 +185,11 @@ def slow_consumer(*, inputs: int = 3_000, kib: int = 32) -> str:
         assert left == inputs - 1
         assert kept < 16 << 20, f"{kept:,} bytes in Redis"
         assert grown < 3 * window * kib // 1024 + 50, f"{grown} MiB here"
-        return f"a map left alone after one of {inputs:,} results of {kib} KiB: {window:,} done, {grown} MiB here, {kept >> 10:,} KiB in Redis"
+        remark = f"left after one result: {window:,} done, {grown} MiB here, {max(0, kept) >> 10:,} KiB in Redis"
+        return summary("slow consumer of a map", inputs, began, faults=1, remarks=(remark,))
 
 
-def long_map(*, inputs: int, limit: int = 300) -> str:
+def long_map(*, inputs: int, limit: int = 300) -> Report:
     """Map over inputs from a generator; the caller's memory stays bounded, and Redis's."""
     with surroundings() as (site, _):
         client, peak, over = site.store.client, [0], threading.Event()
@@ -194,17 +203,18 @@ def long_map(*, inputs: int, limit: int = 300) -> str:
         looker.start()
         try:
             done = subprocess.run(
-                [sys.executable, "-c", MILLION, *(SOURCE.kind, SOURCE.where, SOURCE.folder), str(inputs)],
+                [sys.executable, "-c", MILLION, *WHERE, str(inputs)],
                 env=environment(**site.config.to_environ()), capture_output=True, text=True, check=True,
             )  # fmt: skip
-            containers = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) >> 8 for pid in site.pids(functions.batch)]
+            containers = [
+                int(Path(f"/proc/{pid}/statm").read_text().split()[1]) >> 8 for pid in site.pids(functions.batch)
+            ]
         finally:
             over.set()
             looker.join()
         mib, seconds = done.stdout.split()
         assert int(mib) <= limit, f"{mib} MiB"
         assert peak[0] < 100 << 20, f"{peak[0]:,} bytes in Redis"
-        return (
-            f"a map of {inputs:,} inputs from a generator: {float(seconds):.0f} s, at most {mib} MiB in the caller, "
-            f"{peak[0] >> 20} MiB in Redis, {max(containers, default=0)} MiB in a container"
-        )
+        here = max(containers, default=0)
+        remark = f"at most {mib} MiB in the caller, {peak[0] >> 20} MiB in Redis, {here} MiB in a container"
+        return summary("map over a generator", inputs, time.time() - float(seconds), faults=1, remarks=(remark,))

@@ -15,6 +15,7 @@ from unittest import mock
 
 from scaleplug.errors import FunctionTimeoutError
 from tests.chaos import functions
+from tests.chaos.harness import Report, summary
 from tests.chaos.site import Site
 from tests.commands import ROOT, environment
 from tests.helpers import wait_until
@@ -40,11 +41,11 @@ def controller(site: Site, folder: Path, off: float) -> subprocess.Popen[bytes]:
 def own_clock(off: float) -> Iterator[None]:
     """Let this process's clock be ahead."""
     right = time.time
-    with mock.patch("time.time", lambda: right() + off):
+    with mock.patch("time.time", side_effect=lambda: right() + off):
         yield
 
 
-def wrong(*, containers: float = 0.0, caller: float = 0.0) -> str:
+def wrong(*, containers: float = 0.0, caller: float = 0.0) -> Report:
     """Do what depends on time, with the clock of the containers' host or of the caller off by so many seconds."""
     with Site() as site, tempfile.TemporaryDirectory() as name, own_clock(caller):
         folder, notes = Path(name), str(name)
@@ -83,5 +84,6 @@ def wrong(*, containers: float = 0.0, caller: float = 0.0) -> str:
         assert set(site.pids(functions.solo)) & pids, "the next controller adopts"
         learned = site.store.learned(functions.solo.full_name).get("start_time", 0.0)
         assert 0 <= learned < 20, learned
-        whose = f"{containers:+g} s on the containers' host, {caller:+g} s at the caller"
-        return f"clocks off ({whose}): timeout of 1 s after {timed_out:.1f} s, idle container of 2 s left after {left:.1f} s"
+        remark = f"timeout of 1 s after {timed_out:.1f} s, an idle container of 2 s left after {left:.1f} s"
+        which = f"clocks: hosts' {containers:+g} s, caller's {caller:+g} s"
+        return summary(which, 205, time.time() - (time.monotonic() - began), faults=1, remarks=(remark,))
