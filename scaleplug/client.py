@@ -134,7 +134,15 @@ class RedisCaller:
             try:
                 messages = self._make(function, call, inputs, kind, drafts)
                 record = self._record(kind, call, inputs[0][0])
-                return self._submit(function, messages, kind, record, drafts.keys())
+                if kind in KEPT:
+                    return self._submit(function, messages, kind, record, drafts.keys())
+                indices = [index for index, _, _ in inputs]
+                sent = dict(zip(indices, messages, strict=True))
+                self.inbox.note_sent(function.full_name, call, sent, many=kind in MANY)
+                admission = self._submit(function, messages, kind, record, drafts.keys())
+                for index in indices[admission.accepted :]:
+                    self.inbox.sent.ended(call, index)
+                return admission
             except NoRoomError as full:
                 return full.admission
 
@@ -181,6 +189,9 @@ class RedisCaller:
         """Send inputs of several calls in one step; each that is refused is told so."""
         function, kind = parcels[0].function, parcels[0].kind
         messages, calls = [parcel.message for parcel in parcels], [parcel.call for parcel in parcels]
+        if kind not in KEPT:
+            for parcel in parcels:
+                self.inbox.note_sent(function.full_name, parcel.call, {0: parcel.message}, many=False)
         admission = self._submit(function, messages, kind, self._record(kind, " ".join(calls)))
         for parcel in parcels[: admission.accepted]:
             parcel.answer.give(1)

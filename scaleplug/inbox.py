@@ -15,12 +15,13 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from uuid import uuid4
 
 from scaleplug.abc import Event
 from scaleplug.blobs import Blobs
+from scaleplug.sent import Sent
 from scaleplug.serializer import is_apart
 from scaleplug.server import alone
 from scaleplug.settings import Config
@@ -56,6 +57,10 @@ class Inbox:
         self._alive_until = 0.0
         self._untrimmed = 0
         self._missed_controller = False
+        self.sent = Sent(store, self.name)
+        self._run_id: str | None = None
+        self._missing: list[tuple[str, int]] | None = None
+        """What Redis seems to be without, until it is known that its end isn't in the inbox either."""
         self._suspects: set[str] = set()
         """The calls that were there when the connection was lost, until it is known which Redis has come back."""
         self.closed = False
@@ -85,7 +90,14 @@ class Inbox:
             self._waiters[call] -= 1
             if self._waiters[call] <= 0:  # what still comes for others that wait for it is theirs
                 del self._waiters[call]
+                self.sent.forget(call)
                 self._calls.pop(call, None)
+
+    def note_sent(self, function: str, call: str, messages: Mapping[int, str], *, many: bool) -> None:
+        """Keep messages of an open call that are about to be sent, by index, until their ends come."""
+        with self._lock:
+            if call in self._calls:
+                self.sent.note(function, call, messages, many=many)
 
     def _say_alive(self, *, first: bool = False) -> None:
         ttl = self.config.caller_ttl
@@ -93,6 +105,8 @@ class Inbox:
         lost, self._incarnation = self._incarnation not in ("", incarnation), incarnation
         self._alive_until = time.monotonic() + ttl / 4
         suspects, self._suspects = self._suspects, set()
+        if self._run_id is None or suspects:
+            self._check_restart(lost=lost)
         if lost:
             self.store.registered.clear()  # so that the next call registers its function again
             # What was called after the connection broke went to the Redis that is there now.
@@ -100,6 +114,13 @@ class Inbox:
             self.fail_all(why, suspects or None)
         elif back and not (known or first):
             logger.warning("this process could not reach Redis for %g s: %d inputs were brought back", ttl, back)
+
+    def _check_restart(self, *, lost: bool) -> None:
+        """Look, after a connection was lost, if the server was started again, and without what."""
+        run_id = self.store.run_id()
+        if self._run_id not in (None, run_id) and not lost:
+            self._missing = self.sent.find_missing()
+        self._run_id = run_id
 
     def _check_controller(self) -> None:
         """Say so, once, when calls wait and nobody is there to start containers for them."""
@@ -154,16 +175,21 @@ class Inbox:
                 last = b"0-0"  # its clock may be behind the other's
             self._renew()
         key = self.store.keys.of("inbox", self.name)
-        found = link.xread(
-            {key: last}, count=READ_COUNT, block=int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
-        )
+        block = 1 if self._missing is not None else int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
+        found = link.xread({key: last}, count=READ_COUNT, block=block)
         if not found:
-            self._check_controller()
+            if self._missing is not None:
+                self.sent.send_again(self._missing)
+                self._missing = None
+            else:
+                self._check_controller()
             return last
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
             event = _event(values)
+            if event.part is None:
+                self.sent.ended(values[b"c"].decode(), event.index)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
             puts = list(self._calls.get(values[b"c"].decode(), ()))
             if event.large:

@@ -54,8 +54,8 @@ holds for both.
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
 | inbox:P | stream | outcomes, and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
-| incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |
-| parked:P | list | FN and message of inputs whose caller seemed gone when they were taken | scripts | that process | 1 day |
+| incarnation | string | a random name of this Redis while it keeps its data | callers, controller | callers, controller | never |
+| parked:P | list | FN and message of inputs whose caller seemed gone when they were taken, or a container was to be started for them | scripts | that process | 1 day |
 | logs | stream | what functions printed | controller | run, logs | about 10,000 lines are kept |
 """
 

@@ -290,7 +290,7 @@ class Config:
         "SCALEPLUG_HOST_TIMEOUT", _seconds, 60.0, "Seconds without a sign of life after which a host is lost."
     )
     reconnect_timeout: float = _knob(
-        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
+        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container or a caller tries to reach Redis again before it gives up."
     )
     max_containers: int | None = _knob(
         "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."

@@ -164,6 +164,14 @@ class Callers(Scripts):
         known, back, incarnation = self._run("revive", caller, int(seconds), secrets.token_hex(8))
         return bool(known), int(back), as_text(incarnation)
 
+    def missing(self, function: str, caller: str, inputs: Sequence[str]) -> list[str]:
+        """Return those of a caller's inputs, by their ids, that Redis doesn't hold."""
+        return [as_text(each) for each in self._run("missing", function, caller, *inputs)]
+
+    def run_id(self) -> str:
+        """Return a name that changes when the server is started again."""
+        return str(self.client.info("server").get("run_id", ""))
+
     def grant(self, call: str, part: int | None) -> None:
         """Tell a stream's producer that its consumer has begun to read ``part``, ``None`` when it reads no more."""
         self._run("grant", call, "" if part is None else part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ RESUME_SECONDS, NETWORK_SECONDS = 5.0, 10.0
 
 
 @contextlib.contextmanager
-def surroundings(*, proxied: bool = False, **settings: Any) -> Iterator[tuple[Server, Site, Path, Proxy | None]]:
+def surroundings(
+    *, proxied: bool = False, redis: Mapping[str, str] = {}, **settings: Any
+) -> Iterator[tuple[Server, Site, Path, Proxy | None]]:
     """Give a Redis of its own, a site whose controller acts, a folder for notes, and a proxy in between."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        server = Server(Path(folder, "redis")).start()
+        server = Server(Path(folder, "redis"), **redis).start()
         stack.callback(server.kill)
         proxy = Proxy(server.port) if proxied else None
         if proxy is not None:
@@ -73,6 +75,23 @@ def restarted(pool: str, *, inputs: int, graceful: bool, times: int = 2, down: f
         load.wait(120)
         name = f"Redis {'stopped' if graceful else 'killed'} and back, {pool}"
         return excused(load.report(name, faults, recoveries=recoveries))
+
+
+def set_back(pool: str, *, inputs: int, times: int = 2) -> Report:
+    """Restart Redis with older data than it had: what it has forgotten is sent again."""
+    with surroundings(redis={"appendonly": "no"}) as (server, _, folder, _):
+        load, faults, recoveries = Load(functions.POOLS[pool], inputs, 0.02, folder).start(), [], []
+        for count in range(times):
+            share(load, (count + 1) / (times + 2))
+            with contextlib.closing(server.client) as client:
+                client.save()
+            share(load, (count + 1) / (times + 2) + 0.1)
+            faults.append(Fault(time.time(), "set back"))
+            server.kill()
+            server.start()
+            recoveries.append(resumed(load, time.time(), RESUME_SECONDS))
+        load.wait(60)
+        return excused(load.report(f"Redis back with older data, {pool}", faults, recoveries=recoveries))
 
 
 def emptied(*, inputs: int = 500, down: float = 0.5) -> Report:

@@ -120,6 +120,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     **{f"redis-killed-{pool}": _redis_restarted(pool, False) for pool in ("solo", "threads", "asyncio")},
     **{f"redis-stopped-{pool}": _redis_restarted(pool, True) for pool in ("solo", "threads", "asyncio")},
+    "redis-set-back": Scenario(
+        long=lambda: redis_faults.set_back("threads", inputs=40_000),
+        short=lambda: redis_faults.set_back("threads", inputs=3_000),
+        p99=redis_faults.RESUME_SECONDS,
+    ),
     "redis-emptied": Scenario(
         long=lambda: redis_faults.emptied(down=5.0),
         short=lambda: redis_faults.emptied(inputs=300),
