@@ -72,7 +72,7 @@ class ContainerBackend(Protocol):
         """Ask for containers; one that can't be started is told by :meth:`exits`."""
 
     def stop(self, container: str, *, grace: float) -> None:
-        """Ask a container to drain: finish what it runs, leave; after ``grace`` seconds it is killed."""
+        """Ask a container to drain: finish what it runs, leave; after ``grace`` seconds it puts that back."""
 
     def kill(self, container: str) -> None:
         """End a container at once."""

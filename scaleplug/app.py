@@ -93,6 +93,7 @@ class App:
         startup_timeout: float | None = None,
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
+        memory: int | None = None,
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
@@ -106,10 +107,11 @@ class App:
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
         limits one input's run, ``startup_timeout`` a container's start. A failed or overdue input runs again up to
         ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
-        leaves after one input. ``serialized=True`` pickles the callable instead of importing it by name: for nested
-        functions and notebooks. ``schedule`` is a Cron or a Period; the function must be callable without arguments
-        then. ``None`` leaves a setting at its default. ``concurrency_limit``, ``keep_warm`` and
-        ``container_idle_timeout`` are older names of ``max_containers``, ``min_containers`` and ``scaledown_window``.
+        leaves after one input; one that uses more than ``memory`` MiB is killed. ``serialized=True`` pickles the
+        callable instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a
+        Period; the function must be callable without arguments then. ``None`` leaves a setting at its default.
+        ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
+        ``min_containers`` and ``scaledown_window``.
         Raises InvalidError.
         """
         if raw is not None:
@@ -135,6 +137,7 @@ class App:
             "startup_timeout": startup_timeout,
             "retries": retries,
             "single_use_containers": single_use_containers,
+            "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
@@ -184,6 +187,7 @@ class App:
         startup_timeout: float | None = None,
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
+        memory: int | None = None,
         serialized: bool = False,
         concurrency_limit: int | None = None,
     ) -> Callable[[type[T]], Cls[T]]:
@@ -205,6 +209,7 @@ class App:
             "startup_timeout": startup_timeout,
             "retries": retries,
             "single_use_containers": single_use_containers,
+            "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         return lambda user_class: self._add_class(user_class, settings, serialized)

@@ -111,6 +111,8 @@ class FunctionSettings:
     wait_ms: int = 0
     retries: Retries | None = None
     single_use_containers: bool = False
+    memory: int | None = None
+    """MiB that a container may use."""
 
     def __post_init__(self) -> None:
         check_count("min_containers", self.min_containers, 0)
@@ -134,6 +136,8 @@ class FunctionSettings:
                 f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
             )
         object.__setattr__(self, "retries", as_retries(self.retries))
+        if self.memory is not None:
+            check_count("memory", self.memory, 1)
         if not isinstance(self.single_use_containers, bool):
             raise InvalidError(f"single_use_containers must be True or False, not {self.single_use_containers!r}")
         if self.single_use_containers and self.max_inputs > 1:
@@ -290,7 +294,10 @@ class Config:
         "SCALEPLUG_HOST_TIMEOUT", _seconds, 60.0, "Seconds without a sign of life after which a host is lost."
     )
     reconnect_timeout: float = _knob(
-        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container or a caller tries to reach Redis again before it gives up."
+        "SCALEPLUG_RECONNECT_TIMEOUT",
+        _seconds,
+        60.0,
+        "Seconds a container or a caller tries to reach Redis again before it gives up.",
     )
     max_containers: int | None = _knob(
         "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."

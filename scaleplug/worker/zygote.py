@@ -48,6 +48,8 @@ ORPHAN_SECONDS = 60.0
 _ASKED = {f.name for f in fields(StartRequest)}
 """What is taken of what a controller asks for, which may be of another version."""
 BACKLOG_LINES = 5_000
+WEIGH_SECONDS = 0.25
+"""How often memory is looked at where it is limited."""
 LEAVE_SECONDS = 0.5
 """How long putting back what it runs may take a container whose time is up; then it is killed."""
 
@@ -72,6 +74,7 @@ class Zygote:
         self.prepared: dict[str, Container] = {}
         self.alone_since = time.monotonic()
         self.ending = False
+        self.weighed = 0.0
         self.selector = selectors.DefaultSelector()
         self.signals_reader, self.signals_writer = os.pipe()
 
@@ -119,7 +122,9 @@ class Zygote:
         """Return the seconds until something falls due."""
         if self.outbound or (self.log and self.controller is not None):
             return 0.01
-        return 0.1 if self.ending or any(c.stop_by or c.frozen_since for c in self.children.values()) else 1.0
+        if self.ending or any(c.stop_by or c.frozen_since for c in self.children.values()):
+            return 0.1
+        return WEIGH_SECONDS if any(c.memory for c in self.children.values()) else 1.0
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -233,6 +238,7 @@ class Zygote:
         os.close(writer)
         os.set_blocking(reader, False)
         child = Child(request, pid, time.time(), reader, deadline)
+        child.memory = self.registrations[request.function].settings.memory
         self.children[request.container] = self.by_pid[pid] = child
         self.selector.register(reader, selectors.EVENT_READ, partial(self.on_output, child))
         self.tell({"ev": "started", "container": request.container, "pid": pid})
@@ -326,7 +332,9 @@ class Zygote:
                 os.killpg(pid, signal.SIGKILL)  # what it had started goes with it
             del self.children[child.request.container]
             code = os.waitstatus_to_exitcode(status)
-            self.report_exit(child.request, code, exit_reason(code), list(child.last_lines), asked=child.asked)
+            self.report_exit(
+                child.request, code, child.killed_for or exit_reason(code), list(child.last_lines), asked=child.asked
+            )
 
     def report_exit(self, request: StartRequest, code: int, reason: str, lines: list[str], *, asked: bool) -> None:
         """Tell the controller, or keep it for the next one."""
@@ -345,6 +353,10 @@ class Zygote:
                 child.stop_by = None
                 self.signal_child(child.request.container, signal.SIGKILL)
             self.tell_frozen(child, now)
+        if now - self.weighed >= WEIGH_SECONDS:
+            self.weighed = now
+            for child in [c for c in self.children.values() if c.too_large()]:
+                self.signal_child(child.request.container, signal.SIGKILL)
         if self.controller is None and not self.ending and now - self.alone_since > ORPHAN_SECONDS:
             self.end(self.config.stop_grace)
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import platform
+import signal
 import sys
 
 from tests.chaos.scenarios import SCENARIOS
@@ -20,6 +21,8 @@ def main() -> int:
     unknown = [name for name in options.names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario is called {', '.join(unknown)}: they are {', '.join(SCENARIOS)}")
+    for sig in (signal.SIGTERM, signal.SIGINT):  # so that what a scenario has started ends with it
+        signal.signal(sig, lambda number, _: sys.exit(128 + number))
     logging.getLogger("scaleplug").setLevel(logging.CRITICAL)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores", flush=True)  # noqa: T201
     missed = 0
