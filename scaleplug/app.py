@@ -327,6 +327,7 @@ class App:
         known = caller.met.get(owner.full_name)
         if again or known is None or known.made_of != owner.made_of:
             if isinstance(caller, RedisCaller):
+                caller.check_server()
                 make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
             caller.met[owner.full_name] = owner
         elif known is not owner and known.callables is not None:

@@ -149,7 +149,6 @@ class RedisCaller:
     def _send_parts(self, function: FunctionRef, call: str, inputs: Sequence[Input]) -> int:
         """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
         accepted, answer = 0, None
-        self._check_server()
         self.patience.insist(lambda: function.make_known(self))
         function.needs_kind("spawn_map")
         for first in range(0, len(inputs), PART):
@@ -235,7 +234,6 @@ class RedisCaller:
         drafts: Sequence[str] = (),
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
-        self._check_server()
         self.patience.insist(lambda: function.make_known(self))
         function.needs_kind(kind)
         if kind not in KEPT:
@@ -251,7 +249,7 @@ class RedisCaller:
             drafts=drafts,
         )
 
-    def _check_server(self) -> None:
+    def check_server(self) -> None:
         """Refuse, once, a Redis that would lose inputs: the controller may be another's, and has no say here."""
         if not self._checked:
             check_server(self.store.client, config=self.config, cautious=False)
