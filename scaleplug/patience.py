@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import ResourceExhausted
@@ -23,13 +23,15 @@ LOST: Final = (RedisConnectionError, RedisTimeoutError)
 """Only redis-py's own: what else an action raises (a pickled object that opens a file, say) is not for us to retry."""
 PAUSES: Final = (0.05, 1.0)
 """Seconds before the first and between the last tries."""
-PASSING: Final = ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING", "TRYAGAIN")
-"""How answers begin by which a server says that it can't write now: it fails over, or its disk is full."""
+PASSING: Final = ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN")
+"""Words in answers by which a server says that it can't write now: it fails over, or its disk is full."""
 
 
 def passes(error: Exception) -> bool:
     """Return whether an error says that the server can't be reached, or can't write, for now."""
-    return isinstance(error, LOST) or (isinstance(error, ResponseError) and str(error).startswith(PASSING))
+    if isinstance(error, (*LOST, ReadOnlyError)):
+        return True
+    return isinstance(error, ResponseError) and any(word in str(error) for word in PASSING)
 
 
 class FullError(ResourceExhausted):

@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.blobs import Blobs
+from scaleplug.patience import passes
 from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.server import silent_since
 from scaleplug.settings import MAX_PAYLOAD
@@ -203,6 +204,12 @@ class Intake:
             return None
         except redis.exceptions.OutOfMemoryError:
             return self._take_without_memory()
+        except redis.exceptions.ResponseError as exc:
+            if not passes(exc):
+                raise
+            logger.error("Redis takes no writes (%s): waiting until it does", exc)
+            self._reconnect()  # what was taken, and not claimed or not known to be, goes back
+            return None
 
     def _take_without_memory(self) -> dict[str, Any] | None:
         # Redis refuses the blocking take, but not a script that is allowed to: running what is there frees memory.
@@ -303,6 +310,11 @@ class Intake:
                 self._reconnect()
                 break
             except redis.exceptions.OutOfMemoryError:
+                break
+            except redis.exceptions.ResponseError as exc:
+                if not passes(exc):
+                    raise
+                self._reconnect()
                 break
             if not raws and time.monotonic() >= until:
                 break
@@ -510,8 +522,10 @@ class Intake:
                     logger.critical("Redis has not answered for %g s: leaving", self.give_up)
                     os._exit(EXIT_NO_REDIS)
                 time.sleep(0.05)
-            except redis.exceptions.OutOfMemoryError:
-                logger.error("Redis is out of memory: waiting until it takes the outcome")
+            except redis.exceptions.ResponseError as exc:
+                if not passes(exc) and not isinstance(exc, redis.exceptions.OutOfMemoryError):
+                    raise
+                logger.error("Redis takes no writes (%s): waiting until it takes the outcome", exc)
                 time.sleep(0.5)
             else:
                 self._lost_since = 0.0

@@ -147,6 +147,20 @@ def unreachable(pool: str, *, how: str, seconds: float, inputs: int) -> Report:
         return excused(load.report(f"network: {how} for {seconds:g} s, {pool}", [fault], recoveries=recoveries))
 
 
+def without_writes(pool: str, *, inputs: int, seconds: float) -> Report:
+    """Let Redis refuse all writes for a while, as it does when its disk is full or its replicas are gone."""
+    with surroundings() as (server, _, folder, _), contextlib.closing(server.client) as client:
+        load = Load(functions.POOLS[pool], inputs, 0.02, folder).start()
+        share(load, 0.3)
+        fault = Fault(time.time(), "no writes")
+        client.config_set("min-replicas-to-write", 1)
+        time.sleep(seconds)
+        client.config_set("min-replicas-to-write", 0)
+        recoveries = [resumed(load, time.time(), RESUME_SECONDS)]
+        load.wait(120)
+        return load.report(f"Redis takes no writes for {seconds:g} s, {pool}", [fault], recoveries=recoveries)
+
+
 def full(*, inputs: int = 3_000, seconds: float = 6.0) -> Report:
     """Let Redis reach its maxmemory: what runs ends, a map waits, other calls are told, and all goes on after it."""
     with surroundings() as (server, site, folder, _), contextlib.closing(server.client) as client:

@@ -89,6 +89,7 @@ def _many_maps(asynchronous: bool) -> Scenario:
 
 LONG_ONLY = frozenset({"frozen-asyncio", "frozen-eventlet", "sigterm-threads", "sigterm-asyncio"}) | {
     "redis-killed-threads", "redis-killed-asyncio", "redis-stopped-solo", "redis-stopped-asyncio",
+    "redis-without-writes-threads", "redis-without-writes-solo",
     *(f"network-{how}-{pool}" for how in ("stall", "cut", "swallow") for pool in ("solo", "threads", "asyncio")),
     "clocks-hosts-ahead", "clocks-hosts-behind", "clocks-caller-ahead", "clocks-caller-behind",
 } - {"network-stall-threads", "network-cut-solo", "network-swallow-asyncio"}  # fmt: skip
@@ -132,6 +133,14 @@ SCENARIOS: Mapping[str, Scenario] = {
         short=lambda: redis_faults.emptied(inputs=300),
         p99=redis_faults.RESUME_SECONDS,
     ),
+    **{
+        f"redis-without-writes-{pool}": Scenario(
+            long=lambda pool=pool: redis_faults.without_writes(pool, inputs=5_000 * AT_ONCE[pool], seconds=30.0),
+            short=lambda pool=pool: redis_faults.without_writes(pool, inputs=400 * AT_ONCE[pool], seconds=2.0),
+            p99=redis_faults.RESUME_SECONDS,
+        )
+        for pool in ("solo", "threads", "asyncio")
+    },
     "redis-full": Scenario(
         long=lambda: redis_faults.full(inputs=10_000, seconds=30.0),
         short=lambda: redis_faults.full(inputs=2_000),

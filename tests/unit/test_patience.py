@@ -51,7 +51,8 @@ def test_the_first_time_nobody_waits() -> None:
         RedisConnectionError("reset"),
         redis.exceptions.TimeoutError("no answer"),
         redis.exceptions.BusyLoadingError("LOADING"),
-        ReadOnlyError("READONLY You can't write against a read only replica."),
+        ReadOnlyError("You can't write against a read only replica."),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
         ResponseError("MISCONF Redis is configured to save RDB snapshots"),
     ],
 )
