@@ -25,6 +25,7 @@ from redis.retry import Retry
 
 from scaleplug.errors import ConfigurationError, ServerError
 from scaleplug.settings import Config
+from scaleplug.silence import Trying
 
 MINIMUM_VERSION = (6, 2)
 SCHEMES = ("redis", "rediss", "unix", "redis+socket")
@@ -103,67 +104,6 @@ def _rebuild(url: str, scheme: str, renamed: dict[str, str]) -> str:
     return f"{scheme}://{userinfo}{at}{place}{parts.path}{query}"
 
 
-class _Trying(Retry):
-    """Tries again; after a command that got no answer, no connection that idles in the pool is trusted either.
-
-    A network that drops connections without a word drops all of them, and each would cost as much to find out.
-    """
-
-    def __init__(self, *args: Any, silences: _Silences | None = None) -> None:
-        super().__init__(*args)
-        self.silences = silences or _Silences()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Trying:  # each connection takes a copy
-        return _Trying(self._backoff, self._retries, self._supported_errors, silences=self.silences)
-
-    def call_with_retry(self, do: Any, fail: Any, *args: Any, **kwargs: Any) -> Any:
-        def failed(error: Exception, *more: Any) -> None:
-            fail(error, *more)
-            if isinstance(error, (redis.exceptions.TimeoutError, TimeoutError)):
-                self.silences.note()
-                raise _SilentError from error
-
-        for left in (1, 0):  # more tries are for those that wait longer
-            try:
-                return super().call_with_retry(do, failed, *args, **kwargs)
-            except _SilentError as silent:
-                if not left or not self._retries:
-                    assert silent.__cause__ is not None
-                    raise silent.__cause__ from None
-        raise AssertionError
-
-
-class _SilentError(Exception):
-    pass
-
-
-class _Silences:
-    """When a command of a client got no answer the last time."""
-
-    def __init__(self) -> None:
-        self.at = 0.0
-        self.pool: Any = lambda: None
-
-    def note(self) -> None:
-        self.at = time.monotonic()
-        pool = self.pool()
-        if pool is not None:
-            pool.disconnect(inuse_connections=False)
-
-
-def distrust(client: Any) -> None:
-    """Trust none of a client's connections any more, as after a command that got no answer."""
-    retry = client.connection_pool.connection_kwargs.get("retry")
-    if isinstance(retry, _Trying):
-        retry.silences.note()
-
-
-def silent_since(client: Any, moment: float) -> bool:
-    """Return whether a command got no answer since a monotonic moment: connections of before may be dead too."""
-    retry = client.connection_pool.connection_kwargs.get("retry")
-    return isinstance(retry, _Trying) and retry.silences.at > moment
-
-
 def connect(
     url: str,
     *,
@@ -185,7 +125,7 @@ def connect(
         "socket_connect_timeout": connect_timeout,
         "health_check_interval": 25,
         "client_name": name,
-        "retry": _Trying(ExponentialBackoff(cap=1.0, base=0.05), RETRIES) if retry else Retry(NoBackoff(), 0),
+        "retry": Trying(ExponentialBackoff(cap=1.0, base=0.05), RETRIES) if retry else Retry(NoBackoff(), 0),
         "max_connections": max_connections,
         "driver_info": DRIVER_INFO,
     }
@@ -195,7 +135,7 @@ def connect(
     try:
         client = redis.Redis.from_url(target, **options)
         pool = client.connection_pool
-        if isinstance(options["retry"], _Trying):
+        if isinstance(options["retry"], Trying):
             options["retry"].silences.pool = weakref.ref(pool)
         pool.connection_class(**pool.connection_kwargs)  # an option it doesn't know fails here, not at a first command
     except (ValueError, TypeError, RedisError) as error:

@@ -30,8 +30,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from scaleplug.blobs import Blobs
 from scaleplug.patience import passes
 from scaleplug.serializer import Keyring, seal_failure
-from scaleplug.server import silent_since
 from scaleplug.settings import MAX_PAYLOAD
+from scaleplug.silence import silent_since
 from scaleplug.store import Claimed, End, Store
 from scaleplug.worker.payloads import Payloads
 from scaleplug.worker.reading import RefusedError, read_message, reply_of, version_of

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from scaleplug.server import distrust
+from scaleplug.silence import distrust
 from scaleplug.worker.intake import EXIT_NO_REDIS, Intake
 
 logger = logging.getLogger(__name__)

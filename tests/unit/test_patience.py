@@ -11,7 +11,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from scaleplug.errors import ResourceExhausted, ServerError
 from scaleplug.patience import FullError, Patience
-from scaleplug.server import alone, connect, distrust, silent_since
+from scaleplug.server import alone, connect
+from scaleplug.silence import distrust, silent_since
 from scaleplug.worker.watchdog import LOOK_SECONDS, LOOKS, Watchdog
 
 CLIENT = redis.Redis.from_url("redis://:hush@127.0.0.1:1/0")
