@@ -35,6 +35,7 @@ from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
+from scaleplug.worker.copies import mark_copy
 from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
 from scaleplug.worker.leaving import Deadline, Leaving
@@ -288,6 +289,7 @@ def _let_signals_in() -> None:
 
 
 def _forget_container() -> None:
+    mark_copy()
     for sig in OUR_SIGNALS:
         signal.signal(sig, signal.SIG_IGN if sig == signal.SIGUSR1 else signal.SIG_DFL)
     _let_signals_in()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -57,6 +58,43 @@ async def coroutines(folder: str, number: int, seconds: float) -> int:
 def green(folder: str, number: int, seconds: float) -> int:
     return noted(folder, number, seconds)
 
+
+def forked(how: str) -> tuple[int, int]:
+    """Fork and end the child in one way or another; return the container's process and the child's status."""
+    if how == "nothing":
+        return os.getpid(), 0
+    child = os.fork()
+    if child == 0 and how == "sys.exit":
+        sys.exit(3)
+    if child == 0 and how == "raise":
+        raise ValueError("in a child")
+    return os.getpid(), os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else 0
+
+
+@app.function(max_containers=1)
+def fork_solo(how: str) -> tuple[int, int]:
+    return forked(how)
+
+
+@app.function(max_containers=1)
+@scaleplug.concurrent(max_inputs=AT_ONCE)
+def fork_threads(how: str) -> tuple[int, int]:
+    return forked(how)
+
+
+@app.function(max_containers=1)
+@scaleplug.concurrent(max_inputs=AT_ONCE)
+async def fork_coroutines(how: str) -> tuple[int, int]:
+    return forked(how)
+
+
+@app.function(max_containers=1)
+@scaleplug.concurrent(max_inputs=AT_ONCE, pool="eventlet")
+def fork_green(how: str) -> tuple[int, int]:
+    return forked(how)
+
+
+FORKS = {"solo": fork_solo, "threads": fork_threads, "asyncio": fork_coroutines, "eventlet": fork_green}
 
 POOLS = {"solo": solo, "threads": threads, "asyncio": coroutines, "eventlet": green}
 """The function of each pool, by the pool's name."""

@@ -107,6 +107,18 @@ def test_a_container_that_holds_the_gil_is_only_slow(start_run: Callable[..., Su
     assert jobs.hold_gil.remote(str(tmp_path), 2.0) == int((tmp_path / "held").read_text())
 
 
+# -- processes that are not what they seem -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["return", "sys.exit", "raise"])
+@pytest.mark.parametrize("pool", functions.POOLS)
+def test_a_process_that_a_function_forks_is_not_taken_for_its_container(site: Site, pool: str, end: str) -> None:
+    function = functions.FORKS[pool]
+    pid, status = function.remote(end)
+    assert status == {"return": 0, "sys.exit": 3, "raise": 1}[end]
+    assert function.remote("nothing") == (pid, 0), "the container goes on, and nobody beside it"
+
+
 # -- a killed container that stays, a host that is gone --------------------------------------------------------------
 
 
