@@ -37,7 +37,7 @@ bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
 bench-quick: $(VENV)/.has-dev ## the benchmarks in a minute or two, for a first look
 	@$(BIN)/python -m benchmarks --quick
 
-chaos: $(VENV)/.has-dev ## containers, controllers and deployments under attack, and Redis, callers and clocks that fail, for more than an hour: a line each
+chaos: $(VENV)/.has-dev ## make everything fail that may fail, for more than an hour: a line each
 	@$(BIN)/python -m tests.chaos
 
 clean: ## remove what the other targets made
