@@ -21,6 +21,8 @@ from typing import Any
 
 HELD_SECONDS = 0.5
 """An input that ended so shortly before its container was killed may not have been acknowledged yet."""
+NOTED_SECONDS = 0.1
+"""A fault is done so much later than it is noted, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,8 @@ class Load:
 
 def _cut_off(run: Run, kills: dict[int, list[float]]) -> float | None:
     """Return when the run's container was killed while it held the input."""
-    return next((at for at in kills.get(run.pid, ()) if run.end is None or run.end + HELD_SECONDS > at), None)
+    faults = (at for at in kills.get(run.pid, ()) if run.start < at + NOTED_SECONDS)
+    return next((at for at in faults if run.end is None or run.end + HELD_SECONDS > at), None)
 
 
 def _recoveries(pairs: Sequence[tuple[Run, Run]], kills: dict[int, list[float]]) -> list[float]:
