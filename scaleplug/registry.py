@@ -130,7 +130,13 @@ class Registration:
     @classmethod
     def unseal(cls, keyring: Keyring, function: str, sealed: bytes) -> Registration:
         """Return what was signed; raises SerializationError."""
-        return cls.from_dict(json.loads(keyring.unseal(REGISTRY, function, sealed)) | {"function": function})
+        text = keyring.unseal(REGISTRY, function, sealed)
+        try:
+            return cls.from_dict(json.loads(text) | {"function": function})
+        except (ValueError, TypeError, KeyError) as exc:
+            raise SerializationError(
+                f"this version of scaleplug can't read it ({type(exc).__name__}: {exc}): install the same one everywhere"
+            ) from None
 
 
 def registrations(sealed: Mapping[str, bytes], keyring: Keyring) -> dict[str, Registration]:

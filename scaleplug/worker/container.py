@@ -22,6 +22,7 @@ from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
+from redis.exceptions import RedisError
 
 from scaleplug.abc import EXIT_OUTDATED, StartRequest
 from scaleplug.cls import Cls, ObjectPool
@@ -242,15 +243,15 @@ class Container:
         while True:
             try:
                 found = store.client.blpop(key, timeout=ORDER_SECONDS - 1)
-            except LOST:
+            except (*LOST, RedisError):
                 threading.Event().wait(1.0)
                 continue
             if found is None:
                 continue
-            order, _, subject = found[1].decode().partition(" ")
+            order, _, subject = found[1].decode(errors="replace").partition(" ")
             if order == "cancel":
                 self.runner.cancel(subject)
-            elif order == "slots" and self.intake is not None:
+            elif order == "slots" and self.intake is not None and subject.isdecimal() and len(subject) < 10:
                 self.intake.set_slots(int(subject))
 
 

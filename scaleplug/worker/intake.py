@@ -32,7 +32,7 @@ from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.settings import MAX_PAYLOAD
 from scaleplug.store import Claimed, End, Store
 from scaleplug.worker.payloads import Payloads
-from scaleplug.worker.reading import RefusedError, read_message, reply_of, version_of
+from scaleplug.worker.reading import UNREADABLE, RefusedError, read_message, reply_of, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -362,7 +362,8 @@ class Intake:
         logger.error("a message on the queue of %s is set aside: %s", self.function, reason)
         try:
             reply = reply_of(json.loads(raw))
-        except ValueError:
+            " ".join((reply.get("call", ""), reply.get("caller", ""))).encode()
+        except UNREADABLE:
             reply = {}
         self.store.quarantine(self.container, self.epoch, self.function, reason, reply)
 
