@@ -135,7 +135,7 @@ class Registration:
             return cls.from_dict(json.loads(text) | {"function": function})
         except (ValueError, TypeError, KeyError) as exc:
             raise SerializationError(
-                f"this version of scaleplug can't read it ({type(exc).__name__}: {exc}): install the same one everywhere"
+                f"this version can't read it ({type(exc).__name__}: {exc}): install the same one everywhere"
             ) from None
 
 

@@ -289,6 +289,15 @@ class Config:
     allow_eviction: int = _knob(
         "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
     )
+    show_arguments: int = _knob(
+        "SCALEPLUG_SHOW_ARGUMENTS", _whole, 1, "0 keeps arguments and results out of errors, logs, ps and Flower."
+    )
+    container_redis_url: str | None = _knob(
+        "SCALEPLUG_CONTAINER_REDIS_URL",
+        _text,
+        None,
+        "URL by which containers reach the Redis, where their user is another one than the controller's.",
+    )
 
     def __post_init__(self) -> None:
         check_name("SCALEPLUG_NAMESPACE", self.namespace)
@@ -299,6 +308,8 @@ class Config:
             ("map_window", 1),
             ("max_attempts", 1),
             ("max_payload", 1),
+            ("allow_eviction", 0),
+            ("show_arguments", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:

@@ -22,7 +22,7 @@ from scaleplug.errors import (
     ExecutionError,
 )
 from scaleplug.pools import code_version
-from scaleplug.serializer import NAME, pickle_call, sealing
+from scaleplug.serializer import MASKED, NAME, pickle_call, sealing, shortly, shows_arguments
 from scaleplug.transport import exhausted
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             own = name == function.full_name
             caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
         options["queue"] = function.app.keys.queue(name)
+        shown = shows_arguments()  # by those who watch Celery's events
+        options.setdefault("argsrepr", shortly(tuple(args or ())) if shown else MASKED)
+        options.setdefault("kwargsrepr", shortly(dict(kwargs or {})) if shown else MASKED)
         version = code_version(function.owner)
         if version and "scaleplug" not in (options.get("headers") or {}):
             options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}

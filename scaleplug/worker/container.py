@@ -31,7 +31,7 @@ from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
-from scaleplug.serializer import NAME, Keyring, use_large_arguments
+from scaleplug.serializer import NAME, SHORT, Keyring, shows_arguments, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
@@ -212,6 +212,7 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.resultrepr_maxsize = SHORT if shows_arguments() else 0  # what Flower and logs may see of it
             task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
             consumer.strategies[task.name] = task.start_strategy(app, consumer)
