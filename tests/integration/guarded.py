@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterator
 
@@ -94,7 +95,7 @@ def main() -> None:
     found["stats"] = square.get_current_stats().num_total_runners >= 0
     serialized = app.function(name="pickled", serialized=True)(lambda_free)
     found["pickled"] = serialized.remote(8)
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 def lambda_free(x: int) -> int:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,7 +58,11 @@ class Guarded:
 
     def denied(self) -> list[str]:
         """Return what was refused so far, for the message of a failed assertion."""
-        return [f"{row['username']}: {row['context']} {row['object']}" for row in self.admin.acl_log() if row["object"] != "client|setinfo"]
+        return [
+            f"{row['username']}: {row['context']} {row['object']}"
+            for row in self.admin.acl_log()
+            if row["object"] != "client|setinfo"
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +75,7 @@ def guarded_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]
 
 def run_everything(server: Guarded) -> None:
     """Run a controller, its containers and a caller that uses everything, each as its own user."""
-    controller = Controller(
-        ROOT, **server.environ("controller"), SCALEPLUG_CONTAINER_REDIS_URL=server.url("container")
-    )
+    controller = Controller(ROOT, **server.environ("controller"), SCALEPLUG_CONTAINER_REDIS_URL=server.url("container"))
     try:
         controller.says("ready")
         done = python(str(PROGRAM), cwd=ROOT, **server.environ("caller"))
@@ -128,7 +129,9 @@ REFUSED: list[tuple[str, Callable[[Any], object]]] = [
 def test_a_user_has_no_other_rights(guarded_redis: Guarded, role: str, attempt: Callable[[Any], object]):
     client = guarded_redis.client(role)
     try:
-        with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)no permissions|NOPERM|can't run this command|ACL"):
+        with pytest.raises(
+            redis.exceptions.ResponseError, match=r"(?i)no permissions|NOPERM|can't run this command|ACL"
+        ):
             attempt(client)
     finally:
         client.close()
@@ -188,10 +191,7 @@ def test_a_connection_that_is_not_trusted_is_told(tls_redis: Guarded, change: tu
     url, (old, new) = tls_redis.url("caller"), change
     if old.startswith("rediss"):
         url = url.partition("?")[0]
-    if old.startswith("&"):
-        url = re.sub(r"&ssl_(certfile|keyfile)=[^&]*", "", url)
-    else:
-        url = url.replace(old, new)
+    url = re.sub(r"&ssl_(certfile|keyfile)=[^&]*", "", url) if old.startswith("&") else url.replace(old, new)
     done = scaleplug("ps", cwd=ROOT, SCALEPLUG_REDIS_URL=url, SCALEPLUG_SECRET=SECRET)
     assert done.returncode == 2, told(done)
     assert re.search(told_as, done.stderr), told(done)
