@@ -123,6 +123,7 @@ def connect(
         "driver_info": DRIVER_INFO,
     }
     target = client_url(url)
+    _check_database(url, target)
     if not target.startswith("unix://"):
         options["socket_keepalive"] = True  # a Unix socket has none, and redis-py refuses the option
     try:
@@ -132,6 +133,17 @@ def connect(
     except (ValueError, TypeError, RedisError) as error:
         raise ConfigurationError(f"the Redis URL {mask_url(url)!r} is not valid: {error}") from None
     return client
+
+
+def _check_database(url: str, target: str) -> None:
+    """Refuse what redis-py would take for database 0."""
+    parts = urlsplit(target)
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    for database in (path, dict(parse_qsl(parts.query)).get("db", "")):
+        if database and not database.isdecimal():
+            raise ConfigurationError(
+                f"the Redis URL {mask_url(url)!r} is not valid: its database is a number, as in redis://localhost:6379/0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
