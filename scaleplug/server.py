@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import redis
 from redis import DriverInfo
@@ -43,7 +43,7 @@ def mask_url(url: str) -> str:
     """
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
     address, query_mark, query = rest.partition("?")
-    if "@" not in address and "@" in query:
+    if "@" in query:
         address, query_mark, query = rest, "", ""
     userinfo, at, place = address.rpartition("@")
     if at:
@@ -83,8 +83,15 @@ def _scheme(url: str) -> str:
     return scheme
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the Redis URL {mask_url(url)!r} is not valid: {error}") from None
+
+
 def _rebuild(url: str, scheme: str, renamed: dict[str, str]) -> str:
-    parts = urlsplit(url)
+    parts = _split(url)
     userinfo, at, place = parts.netloc.rpartition("@")
     options = {renamed.get(name, name): value for name, value in parse_qsl(parts.query)}
     if scheme == "redis+socket" and "password" in options:  # kombu reads it in front of the @ only
@@ -137,7 +144,7 @@ def connect(
 
 def _check_database(url: str, target: str) -> None:
     """Refuse what redis-py would take for database 0."""
-    parts = urlsplit(target)
+    parts = _split(target)
     path = "" if parts.scheme == "unix" else parts.path.strip("/")
     for database in (path, dict(parse_qsl(parts.query)).get("db", "")):
         if database and not database.isdecimal():

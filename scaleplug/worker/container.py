@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,7 @@ from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
+from kombu.exceptions import ContentDisallowed, DecodeError
 from redis.exceptions import RedisError
 
 from scaleplug.abc import EXIT_OUTDATED, StartRequest
@@ -83,6 +85,22 @@ class _Worker(WorkController):  # type: ignore[misc]
     def on_before_init(self, **_: Any) -> None:
         # What Celery's own worker program does here, as far as a container needs it.
         self.app.finalize()
+
+
+def _guarded(strategy: Callable[..., Any], intake: Intake | None) -> Callable[..., Any]:
+    """Let an input fail that Celery can't take, or it would end one container after the other."""
+
+    def receive(message: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return strategy(message, *args, **kwargs)
+        except (DecodeError, ContentDisallowed, RedisError, OSError):
+            raise
+        except Exception as exc:
+            if intake is None or message.delivery_tag not in intake.claims:
+                raise  # it has ended: the fault is not the input's
+            raise DecodeError(SerializationError(f"Celery can't run it: {type(exc).__name__}: {exc}")) from exc
+
+    return receive
 
 
 def _pool_of(settings: FunctionSettings) -> Any:
@@ -215,7 +233,7 @@ class Container:
             task.resultrepr_maxsize = SHORT if shows_arguments() else 0  # what Flower and logs may see of it
             task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
-            consumer.strategies[task.name] = task.start_strategy(app, consumer)
+            consumer.strategies[task.name] = _guarded(task.start_strategy(app, consumer), self.intake)
 
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""

@@ -13,6 +13,8 @@ from scaleplug.serializer import APART, CONTENT_TYPE, INPUT, Keyring, input_cont
 JSON_TYPES = ("application/json", "application/x-json")
 LONGEST_KEEP = 366 * 86_400
 """Seconds; what asks for more is cut: nobody has signed it."""
+TEXTS = ("lang", "shadow", "group", "root_id", "parent_id", "argsrepr", "kwargsrepr", "origin")
+NUMBERS = ("group_index", "replaced_task_nesting")
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
@@ -87,13 +89,29 @@ def _complete(message: dict[str, Any]) -> dict[str, Any]:
         raise RefusedError("its delivery_info is not a table")
     headers = message["headers"]
     headers["eta"] = None  # whatever waited has waited
-    # Nobody has signed these, and Celery believes them.
-    headers["timelimit"] = None  # not its to enforce here
-    retries, expires = headers.get("retries"), headers.get("expires")
-    headers["retries"] = retries if isinstance(retries, int) and 0 <= retries < 1_000_000 else 0
+    _mend(headers, properties)
+    expires = headers.get("expires")
     if not isinstance(expires, str | None):
         raise RefusedError(f"it expires at {str(expires)[:40]!r}, which is no time")
     return message
+
+
+def _mend(headers: dict[str, Any], properties: dict[str, Any]) -> None:
+    """Leave out what nobody has signed and Celery would stumble over."""
+    headers["timelimit"] = None  # not Celery's to enforce here
+    retries = headers.get("retries")
+    headers["retries"] = retries if isinstance(retries, int) and 0 <= retries < 1_000_000 else 0
+    for table, names, kind in (
+        (headers, TEXTS, str), (headers, NUMBERS, int), (properties, ("priority",), int),
+        (properties, ("reply_to", "correlation_id"), str), (headers, ("ignore_result",), bool),
+    ):  # fmt: skip
+        for name in names:
+            if name in table and not isinstance(table[name], kind):
+                table[name] = None
+    stamped, stamps = headers.get("stamped_headers"), headers.get("stamps")
+    told = isinstance(stamped, list) and isinstance(stamps, dict) and all(isinstance(name, str) for name in stamped)
+    if not told or not all(isinstance(value, str | list) for value in (stamps or {}).values()):
+        headers["stamped_headers"], headers["stamps"] = None, {}
 
 
 def reply_of(message: Any) -> dict[str, Any]:
