@@ -1,7 +1,7 @@
 # Everything here happens in $(VENV); the environment of the user is never touched.
 # Another Python: make test PYTHON=python3.12
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-quick chaos clean
+.PHONY: help demo test check lint bench bench-quick chaos fuzz clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,6 +30,9 @@ lint: $(VENV)/.has-dev ## ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-logo
+
+fuzz: $(VENV)/.has-dev ## feed what reads messages, records and arguments with anything, for ten minutes
+	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/unit/test_fuzz.py --timeout 900
 
 bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
 	@$(BIN)/python -m benchmarks

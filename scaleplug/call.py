@@ -177,6 +177,7 @@ class FunctionCall(Generic[R]):
         the call.
         """
         check_count("index", index, 0)
+        _check_timeout(timeout)
         outcomes = Outcomes(self._caller(), self.object_id)
         try:
             (event,) = self._wait(outcomes, index, 1, timeout)
@@ -186,6 +187,7 @@ class FunctionCall(Generic[R]):
 
     async def _get_aio(self, timeout: float | None = None, *, index: int = 0) -> R:
         check_count("index", index, 0)
+        _check_timeout(timeout)
         outcomes = await Outcomes.open(self._caller(), self.object_id)
         try:
             (event,) = await self._wait_aio(outcomes, index, 1, timeout)
@@ -360,6 +362,13 @@ class FunctionCall(Generic[R]):
                 task.cancel()  # nobody waits any more; the calls themselves go on
 
     gather = Method(_gather, _gather_aio)
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
+        raise InvalidError(
+            f"timeout must be a number of seconds, 0 to look once or None to wait as long as it takes, not {timeout!r}"
+        )
 
 
 def _slice(left: float | None) -> float:

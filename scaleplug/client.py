@@ -322,7 +322,7 @@ class RedisCaller:
         events = [
             Event(number, end[1:], large=is_apart(end[1:]))
             if end[:1] == b"+"
-            else Event(number, None, end[1:].decode())
+            else Event(number, None, end[1:].decode(errors="replace"))
             for number, end in enumerate(found.ends, index)
         ]
         return Look(found.function, found.inputs, found.over, found.cancelled, events)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from scaleplug import policy, rollout
 from scaleplug.abc import EXIT_OUTDATED, BackendContainer, ContainerExit, StartRequest
@@ -399,14 +399,19 @@ class Controller:
     def _bury(self, exits: list[ContainerExit]) -> None:
         """Give back what dead containers held."""
         self._unburied.extend(exits)
-        while self._unburied:
+        for _ in range(len(self._unburied)):
             exit_ = self._unburied[0]
             view = self.views.get(exit_.function)
             known = view.containers.get(exit_.container) if view is not None else None
             blameless = exit_.asked or (known is not None and known.blameless)
-            returned = self.store.gone(
-                self.lease.token, exit_.container, exit_.function, exit_.reason, blameless=blameless
-            )
+            try:
+                returned = self.store.gone(
+                    self.lease.token, exit_.container, exit_.function, exit_.reason, blameless=blameless
+                )
+            except ResponseError as exc:  # its keys are broken: the others must not wait for it
+                logger.error("what a container of %s held can't be given back yet: %s", exit_.function, exc)
+                self._unburied.rotate(-1)
+                continue
             if returned < 0:
                 return  # somebody else leads, and sweeps
             self._unburied.popleft()

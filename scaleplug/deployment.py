@@ -200,8 +200,8 @@ def _pools(
 
 def seal_code(keyring: Keyring, owner: Owner) -> tuple[str, bytes]:
     """Return the version of code that travels pickled, and the code, sealed."""
-    pickled = pickled_code(owner)
-    return code_version(owner), keyring.seal(CODE, owner.base_name, pickled)
+    pickled, version = pickled_code(owner), code_version(owner)
+    return version, keyring.seal(CODE, f"{owner.base_name}@{version}", pickled)
 
 
 def put_code(store: Store, name: str, version: str, sealed: bytes) -> None:

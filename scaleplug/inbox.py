@@ -187,11 +187,15 @@ class Inbox:
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            event = _event(values)
+            try:
+                event, call = _event(values), values[b"c"].decode()
+            except (ValueError, KeyError):  # nobody has signed it; the next one may be what somebody waits for
+                logger.warning("an entry of this process's inbox can't be read, and is left out")
+                continue
             if event.part is None:
-                self.sent.ended(values[b"c"].decode(), event.index)
+                self.sent.ended(call, event.index)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
-            puts = list(self._calls.get(values[b"c"].decode(), ()))
+            puts = list(self._calls.get(call, ()))
             if event.large:
                 self._keep(event) if puts else self.drop(event)
             for put in puts:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import redis
 from redis import DriverInfo
@@ -50,7 +50,7 @@ def mask_url(url: str) -> str:
     """
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
     address, query_mark, query = rest.partition("?")
-    if "@" not in address and "@" in query:
+    if "@" in query:
         address, query_mark, query = rest, "", ""
     userinfo, at, place = address.rpartition("@")
     if at:
@@ -90,8 +90,15 @@ def _scheme(url: str) -> str:
     return scheme
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the Redis URL {mask_url(url)!r} is not valid: {error}") from None
+
+
 def _rebuild(url: str, scheme: str, renamed: dict[str, str]) -> str:
-    parts = urlsplit(url)
+    parts = _split(url)
     userinfo, at, place = parts.netloc.rpartition("@")
     options = {renamed.get(name, name): value for name, value in parse_qsl(parts.query)}
     if scheme == "redis+socket" and "password" in options:  # kombu reads it in front of the @ only
@@ -130,6 +137,7 @@ def connect(
         "driver_info": DRIVER_INFO,
     }
     target = client_url(url)
+    _check_database(url, target)
     if not target.startswith("unix://"):
         options["socket_keepalive"] = True  # a Unix socket has none, and redis-py refuses the option
     try:
@@ -150,6 +158,17 @@ def alone(client: Any) -> redis.Redis:
     return redis.Redis.from_pool(
         redis.ConnectionPool(connection_class=pool.connection_class, max_connections=1, **options)
     )
+
+
+def _check_database(url: str, target: str) -> None:
+    """Refuse what redis-py would take for database 0."""
+    parts = _split(target)
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    for database in (path, dict(parse_qsl(parts.query)).get("db", "")):
+        if database and not database.isdecimal():
+            raise ConfigurationError(
+                f"the Redis URL {mask_url(url)!r} is not valid: its database is a number, as in redis://localhost:6379/0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         pipe.lrange(queue, 0, -1)
         pipe.delete(queue)
         messages = pipe.execute()[0]
-        ids = [found[1].decode() for message in messages if (found := _ID.search(message))]
+        ids = [found[1].decode(errors="replace") for message in messages if (found := _ID.search(message))]
         for first in range(0, len(ids), 1_000):
             store.client.unlink(*(store.keys.of("argument", input_id) for input_id in ids[first : first + 1_000]))
         return len(messages)

@@ -91,6 +91,10 @@ class ProcessBackend:
         self._closed = self._ending = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def _containers_config(self) -> dict[str, Any]:
+        values = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        return values | {"redis_url": self.config.container_redis_url or self.config.redis_url}
+
     # -- zygotes ---------------------------------------------------------------------------------------------------
 
     def adopt(self) -> None:
@@ -167,7 +171,7 @@ class ProcessBackend:
                     stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True,
                 )  # fmt: skip
             options = {
-                "config": {f.name: getattr(self.config, f.name) for f in fields(self.config)},
+                "config": self._containers_config(),
                 "source": [source.kind, source.where, source.folder],
                 "listener": listener.fileno(),
                 "lifeline": self.lifeline,

@@ -11,6 +11,7 @@ while true do
   local fn = redis.call('LPOP', parked)
   if not fn then break end
   local message = redis.call('LPOP', parked)
+  if not message then break end
   local id = string.match(message, '"id": "([^"]*)"')
   if id then redis.call('PERSIST', P .. 'argument:' .. id) end
   redis.call('RPUSH', P .. 'queue:' .. fn, message)

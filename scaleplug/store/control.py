@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -136,7 +137,7 @@ class Control(Scripts):
 
     def decisions(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the last decisions, newest first."""
-        return [json.loads(line) for line in self.client.lrange(self.keys.of("decisions", function), 0, last - 1)]
+        return _tables(self.client.lrange(self.keys.of("decisions", function), 0, last - 1))
 
     def put_trouble(self, function: str, trouble: Mapping[str, Any] | None) -> None:
         """Keep why a function's last container did not start; ``None`` when one has."""
@@ -152,7 +153,8 @@ class Control(Scripts):
         if not functions:
             return {}
         found = self.client.mget([self.keys.of("trouble", function) for function in functions])
-        return {function: json.loads(text) for function, text in zip(functions, found, strict=True) if text}
+        tables = {f: _tables([text]) for f, text in zip(functions, found, strict=True) if text}
+        return {function: table[0] for function, table in tables.items() if table}
 
     def put_prepared(self, versions: Mapping[str, str]) -> None:
         """Write down the version of each function's code that can be started now."""
@@ -176,7 +178,11 @@ class Control(Scripts):
 
     def learned(self, function: str) -> dict[str, float]:
         """Return what was learned of a function."""
-        return {as_text(k): float(v) for k, v in self.client.hgetall(self.keys.of("learned", function)).items()}
+        found = {}
+        for name, seconds in self.client.hgetall(self.keys.of("learned", function)).items():
+            with contextlib.suppress(ValueError):  # it is learned anew
+                found[as_text(name)] = max(0.0, float(seconds))
+        return {name: seconds for name, seconds in found.items() if math.isfinite(seconds)}
 
     # -- containers' records, for ps and adoption ------------------------------------------------------------------
 
@@ -204,7 +210,7 @@ class Control(Scripts):
     def quarantined(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the reasons of the last messages that were set aside, newest first."""
         rows = self.client.lrange(self.keys.of("quarantine", function), 0, 2 * last - 1)
-        return [json.loads(row) for row in rows[1::2]]
+        return _tables(rows[1::2])
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
@@ -234,6 +240,15 @@ class Control(Scripts):
     def census(self, functions: Sequence[str] = ()) -> dict[str, Census]:
         """Return the counts of each function (of all that are registered), in one command."""
         return {as_text(row[0]): Census(*(int(n) for n in row[1:])) for row in self._run("census", *functions)}
+
+
+def _tables(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Return what is JSON of lines that anybody may have written."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [table for table in found if isinstance(table, dict)]
 
 
 def _function_state(row: Sequence[Any]) -> FunctionState:

@@ -25,7 +25,8 @@ def _script_text(name: str, flags: bool) -> str:
 
 def as_text(value: Any) -> str:
     """Return what Redis answers as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    # Anybody may have written it: what is no text must not stop who reads the rest.
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 class Scripts:

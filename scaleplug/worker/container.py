@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,8 @@ from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
+from kombu.exceptions import ContentDisallowed, DecodeError
+from redis.exceptions import RedisError
 
 from scaleplug.abc import EXIT_OUTDATED, StartRequest
 from scaleplug.cls import Cls, ObjectPool
@@ -30,7 +33,7 @@ from scaleplug.function import Function
 from scaleplug.keys import Keys
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
-from scaleplug.serializer import NAME, Keyring, use_large_arguments
+from scaleplug.serializer import NAME, SHORT, Keyring, shows_arguments, use_large_arguments
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
@@ -85,6 +88,22 @@ class _Worker(WorkController):  # type: ignore[misc]
     def on_before_init(self, **_: Any) -> None:
         # What Celery's own worker program does here, as far as a container needs it.
         self.app.finalize()
+
+
+def _guarded(strategy: Callable[..., Any], intake: Intake | None) -> Callable[..., Any]:
+    """Let an input fail that Celery can't take, or it would end one container after the other."""
+
+    def receive(message: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return strategy(message, *args, **kwargs)
+        except (DecodeError, ContentDisallowed, RedisError, OSError):
+            raise
+        except Exception as exc:
+            if intake is None or message.delivery_tag not in intake.claims:
+                raise  # it has ended: the fault is not the input's
+            raise DecodeError(SerializationError(f"Celery can't run it: {type(exc).__name__}: {exc}")) from exc
+
+    return receive
 
 
 def _pool_of(settings: FunctionSettings) -> Any:
@@ -216,9 +235,10 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.resultrepr_maxsize = SHORT if shows_arguments() else 0  # what Flower and logs may see of it
             task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
-            consumer.strategies[task.name] = task.start_strategy(app, consumer)
+            consumer.strategies[task.name] = _guarded(task.start_strategy(app, consumer), self.intake)
 
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""
@@ -264,15 +284,15 @@ class Container:
             try:
                 found = store.client.blpop(key, timeout=ORDER_SECONDS)
                 watchdog.look()
-            except LOST:
+            except (*LOST, RedisError):
                 threading.Event().wait(1.0)
                 continue
             if found is None:
                 continue
-            order, _, subject = found[1].decode().partition(" ")
+            order, _, subject = found[1].decode(errors="replace").partition(" ")
             if order == "cancel":
                 self.runner.cancel(subject)
-            elif order == "slots" and self.intake is not None:
+            elif order == "slots" and subject.isdecimal() and len(subject) < 10:
                 self.intake.set_slots(int(subject))
 
 

@@ -34,7 +34,7 @@ from scaleplug.settings import MAX_PAYLOAD
 from scaleplug.silence import silent_since
 from scaleplug.store import Claimed, End, Store
 from scaleplug.worker.payloads import Payloads
-from scaleplug.worker.reading import RefusedError, read_message, reply_of, version_of
+from scaleplug.worker.reading import UNREADABLE, RefusedError, read_message, reply_of, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -391,7 +391,8 @@ class Intake:
         logger.error("a message on the queue of %s is set aside: %s", self.function, reason)
         try:
             reply = reply_of(json.loads(raw))
-        except ValueError:
+            " ".join((reply.get("call", ""), reply.get("caller", ""))).encode()
+        except UNREADABLE:
             reply = {}
         self.store.quarantine(self.container, self.epoch, self.function, reason, reply)
 

@@ -298,7 +298,7 @@ class Zygote:
         sealed = app.store.code(base, registration.version)
         if sealed is None:
             raise RuntimeError(f"the code of {base} (version {registration.version}) is not in the registry")
-        raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, base, sealed))
+        raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, f"{base}@{registration.version}", sealed))
         return Container(app.adopt(registration, raw), registration, self.config)
 
     # -- ends ------------------------------------------------------------------------------------------------------
