@@ -31,10 +31,10 @@ lint: $(VENV)/.has-dev ## ruff, mypy --strict and the import contracts
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
+bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md and its picture
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.has-dev ## the benchmarks in a minute or two, for a first look
+bench-quick: $(VENV)/.has-dev ## the benchmarks in under 3 minutes, for a first look
 	@$(BIN)/python -m benchmarks --quick
 
 clean: ## remove what the other targets made
