@@ -119,7 +119,9 @@ def install_peers(console: Console) -> None:
 def run(names: list[str], plan: Plan, console: Console) -> list[Result]:
     """Run measurements one after the other; one that fails is told and left out."""
     results = []
-    over = time.monotonic() + (QUICK_BUDGET if plan.quick and len(names) > 1 else len(names) * LIMIT)
+    limit, over = LIMIT, time.monotonic() + len(names) * LIMIT
+    if plan.quick and len(names) > 1:
+        limit, over = QUICK_LIMIT, time.monotonic() + QUICK_BUDGET
     for name in names:
         began = time.monotonic()
         if over - began < LEAST:
@@ -127,7 +129,7 @@ def run(names: list[str], plan: Plan, console: Console) -> list[Result]:
             continue
         console.print(f"{name} ...", end=" ", highlight=False)
         try:
-            with time_limit(min(QUICK_LIMIT if plan.quick else LIMIT, over - began)):
+            with time_limit(min(limit, over - began)):
                 results.append(MEASUREMENTS[name](plan))
             console.print(f"{time.monotonic() - began:.0f} s", highlight=False)
         except Exception:  # noqa: BLE001  # the others can still be measured

@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 
 class Peaks:
-    """Looks in a thread while its block runs; ``most`` and ``before`` are MiB of ``caller``, ``containers``, ``redis``."""
+    """Looks in a thread while its block runs; ``most`` and ``before``: MiB of ``caller``, ``containers``, ``redis``."""
 
     def __init__(self, url: str, containers: list[int]) -> None:
         self._client: Any = connect(url, name="benchmarks-peaks")
