@@ -34,10 +34,10 @@ lint: $(VENV)/.has-dev ## ruff, mypy --strict and the import contracts
 fuzz: $(VENV)/.has-dev ## feed what reads messages, records and arguments with anything, for ten minutes
 	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/unit/test_fuzz.py --timeout 900
 
-bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
+bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md and its picture
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.has-dev ## the benchmarks in a minute or two, for a first look
+bench-quick: $(VENV)/.has-dev ## the benchmarks in under 3 minutes, for a first look
 	@$(BIN)/python -m benchmarks --quick
 
 chaos: $(VENV)/.has-dev ## make everything fail that may fail, for more than an hour: a line each

@@ -74,6 +74,10 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
         super().on_decode_error(message, exc)
 
+    def update_strategies(self) -> None:
+        # Celery makes a class for each task of the app here; a container runs its own only, see _name_worker.
+        pass
+
     def start(self) -> None:
         # Once, and only as far as the loop: the loop itself begins after the fork. The transport reconnects by itself.
         self.loop = lambda *_: None
