@@ -34,12 +34,17 @@ from scaleplug.abc import StartRequest
 from scaleplug.app import App
 from scaleplug.context import mark_container
 from scaleplug.here import find_app, importing, serve
+from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import CODE, Keyring, use_keyring
+from scaleplug.server import connect
 from scaleplug.settings import Config, use_config
+from scaleplug.store import Store, require_url
 from scaleplug.worker.child import Child, exit_reason
 from scaleplug.worker.container import Container, leave_process
 from scaleplug.worker.parent import adopt_orphans, die_with_parent
+from scaleplug.worker.rehearsal import Rehearsal, prepare_rehearsal
+from scaleplug.worker.spares import Boot, Spare, Spares, pair, registration_of
 
 ORPHAN_SECONDS = 60.0
 """How long containers go on without a controller before the zygote ends them in good order."""
@@ -64,6 +69,9 @@ class Zygote:
         self.exits: list[dict[str, Any]] = []
         self.registrations: dict[str, Registration] = {}
         self.prepared: dict[str, Container] = {}
+        self.spares = Spares(config.spares, self.fork_spare)
+        self.rehearsal: Rehearsal | None = None
+        self._store: Store | None = None
         self.alone_since = time.monotonic()
         self.ending = False
         self.selector = selectors.DefaultSelector()
@@ -106,6 +114,7 @@ class Zygote:
                 key.data()
             self.reap()
             self.enforce()
+            self.spares.tend(dict(self.prepared))
             self.flush()
         self.selector.close()
 
@@ -113,7 +122,8 @@ class Zygote:
         """Return the seconds until something falls due."""
         if self.outbound or (self.log and self.controller is not None):
             return 0.01
-        return 0.1 if self.ending or any(c.stop_by is not None for c in self.children.values()) else 1.0
+        soon = self.ending or any(c.stop_by is not None for c in self.children.values())
+        return min(0.1 if soon else 1.0, self.spares.pause())
 
     # -- orders ----------------------------------------------------------------------------------------------------
 
@@ -168,9 +178,11 @@ class Zygote:
             for known in order["functions"]:
                 with contextlib.suppress(Exception):  # the first start meets it again, and tells
                     self.prepare(known["function"])
+            self.spares.postpone()
         elif order["op"] == "start":
             for wanted in order["containers"]:
                 self.start(StartRequest(**wanted))
+            self.spares.postpone()
         elif order["op"] == "stop":
             self.stop(order["container"], order["grace"])
         elif order["op"] == "kill":
@@ -188,6 +200,7 @@ class Zygote:
     def end(self, grace: float) -> None:
         """Drain all containers, then end."""
         self.ending = True
+        self.spares.end()
         for container in list(self.children):
             self.stop(container, grace)
 
@@ -203,23 +216,49 @@ class Zygote:
     # -- forking ---------------------------------------------------------------------------------------------------
 
     def start(self, request: StartRequest) -> None:
-        """Fork one container."""
-        reader, writer = os.pipe()
+        """Let a spare be the container, or fork one."""
         try:
             self.prepare(request.function)
         except Exception:  # noqa: BLE001  # what Celery or user code raises is the reason of a failed start
-            os.close(reader)
-            os.close(writer)
             lines = (self.error or traceback.format_exc()).splitlines()
             reason = "its code could not be imported" if self.error else "it could not be set up"
             self.report_exit(request, 1, reason, lines[-30:], asked=False)
             return
+        registration, prepared = self.registrations[request.function], self.prepared.get(request.function)
+        spare = self.spares.hand_over(request, registration, prepared)
+        if spare is None:
+            self.fork(request)
+        else:
+            self.take_on(request, spare.pid, spare.output)
+
+    def fork(self, request: StartRequest) -> None:
+        """Fork one container."""
+        reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             self.become_container(request, reader, writer)
+        self.take_on(request, pid, reader)
+        os.close(writer)
+
+    def fork_spare(self) -> Spare | None:
+        """Fork a spare, if there is something that it could become."""
+        if self.ending or self.error is not None or not self.registrations:
+            return None
+        self.rehearsal = self.rehearsal or prepare_rehearsal(self.config)
+        (reader, writer), (line, its_end) = os.pipe(), pair()
+        knows: dict[str, object] = dict(self.prepared)
+        pid = os.fork()
+        if pid == 0:
+            os.close(line)
+            self.become_spare(its_end, reader, writer)
+        for fd in (writer, its_end):
+            os.close(fd)
+        return Spare(pid, line, reader, knows)
+
+    def take_on(self, request: StartRequest, pid: int, reader: int) -> None:
+        """Look after a child that is, or is about to be, a container."""
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # the child does it too: whoever comes first
-        os.close(writer)
         os.set_blocking(reader, False)
         child = Child(request, pid, time.time(), reader)
         self.children[request.container] = self.by_pid[pid] = child
@@ -240,38 +279,79 @@ class Zygote:
             raise RuntimeError(
                 f"{self.source.where} defines no {kind} {registration.name!r} in an app {registration.app!r}"
             )
-        self.prepared[function] = Container(served, registration, self.config)
+        self.prepared[function] = Container(served, registration, self.config, self.store)
         gc.freeze()
 
     def become_container(self, request: StartRequest, reader: int, writer: int) -> None:
         """Be the container from here on; never returns."""
         status = 1
         try:
-            die_with_parent(signal.SIGKILL)
-            if os.getppid() != self.pid:
-                os._exit(1)  # the zygote was gone before the kernel had been asked
-            for fd in (1, 2):
-                os.dup2(writer, fd)
-            os.setpgid(0, 0)
-            signal.set_wakeup_fd(-1)
-            for sig in (signal.SIGCHLD, signal.SIGTERM):
-                signal.signal(sig, signal.SIG_DFL)
-            self.selector.close()
-            outputs = [c.output for c in self.children.values() if c.output >= 0]
-            for fd in (reader, writer, self.signals_reader, self.signals_writer, *outputs):
-                os.close(fd)
-            self.listener.close()
-            if self.controller is not None:
-                self.controller.close()
-            for stream in (sys.stdout, sys.stderr):
-                stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            serve(request.app)
-            container = self.prepared.get(request.function) or self.unpickle(request)
-            status = container.run(request)
+            self.leave_zygote(reader, writer)
+            status = self.run_container(request, None)
         except BaseException:  # noqa: BLE001  # a child must never go on as a second zygote
             traceback.print_exc()
         finally:
             leave_process(status)
+
+    def become_spare(self, line: int, reader: int, writer: int) -> None:
+        """Be a spare from here on, and then a container; never returns."""
+        status = 1
+        try:
+            self.leave_zygote(reader, writer)
+            boot = Boot(self.store)
+            boot.open()
+            if self.rehearsal is not None:
+                self.rehearsal.run()
+            order = boot.wait(line)
+            if order is None:
+                status = 0
+            else:
+                registration = registration_of(order)
+                self.registrations[registration.function] = registration
+                status = self.run_container(StartRequest(**order["container"]), boot)
+        except BaseException:  # noqa: BLE001  # as above
+            traceback.print_exc()
+        finally:
+            leave_process(status)
+
+    def leave_zygote(self, reader: int, writer: int) -> None:
+        """Let go of what is the zygote's, in a child."""
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != self.pid:
+            os._exit(1)  # the zygote was gone before the kernel had been asked
+        for fd in (1, 2):
+            os.dup2(writer, fd)
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for sig in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_DFL)
+        self.selector.close()
+        outputs = [c.output for c in self.children.values() if c.output >= 0]
+        for fd in (reader, writer, self.signals_reader, self.signals_writer, *outputs, *self.spares.descriptors()):
+            os.close(fd)
+        self.listener.close()
+        if self.controller is not None:
+            self.controller.close()
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+    def run_container(self, request: StartRequest, boot: Boot | None) -> int:
+        """Run a container to its end, with what it had as a spare."""
+        forked = time.time()
+        if boot is not None:
+            boot.name(request.container)
+        serve(request.app)
+        container = self.prepared.get(request.function) or self.unpickle(request)
+        container.boot, container.forked = boot, forked
+        return container.run(request)
+
+    @property
+    def store(self) -> Store:
+        """The store of all containers: what is read once need not be read for each function."""
+        if self._store is None:
+            self._store = Store(connect(require_url(self.config.redis_url)), Keys(self.config.namespace))
+            self._store.prepare_scripts()
+        return self._store
 
     def unpickle(self, request: StartRequest) -> Container:
         """Return the container of a function that travels pickled."""
@@ -282,7 +362,7 @@ class Zygote:
         if sealed is None:
             raise RuntimeError(f"the code of {base} (version {registration.version}) is not in the registry")
         raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, base, sealed))
-        return Container(app.adopt(registration, raw), registration, self.config)
+        return Container(app.adopt(registration, raw), registration, self.config, self.store)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -300,8 +380,9 @@ class Zygote:
                 return
             if pid == 0:
                 return
+            unused, to_be_done = self.spares.left(pid)
             child = self.by_pid.pop(pid, None)
-            if child is None:
+            if unused or child is None:
                 continue  # something a container had started and left behind
             self.on_output(child, to_the_end=True)
             if child.output >= 0:
@@ -309,6 +390,9 @@ class Zygote:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # what it had started goes with it
             del self.children[child.request.container]
+            if to_be_done and not child.asked:  # it was a spare, and died before it knew
+                self.fork(child.request)
+                continue
             code = os.waitstatus_to_exitcode(status)
             self.report_exit(child.request, code, exit_reason(code), list(child.last_lines), asked=child.asked)
 
@@ -333,6 +417,7 @@ class Zygote:
 
     def on_lifeline(self) -> None:
         """End everything at once: whoever started us is gone, and Redis with it."""
+        self.spares.end()
         for container in list(self.children):
             self.signal_child(container, signal.SIGKILL)
         os._exit(0)
