@@ -24,6 +24,11 @@ class Containers(Scripts):
         birth = (f"{forked:.6f}" if forked else "", int(spare))
         return int(self._run("connect", container, function, client_id, pid, *birth, *running))
 
+    def note_first(self, container: str, taken: float, ended: float) -> None:
+        """Write down when a container claimed its first input, and had handed it back."""
+        times = {"taken": f"{taken:.6f}", "ended": f"{ended:.6f}"}
+        self.client.hset(self.keys.of("container", container), mapping=times)
+
     def slots(self, container: str) -> int | None:
         """Return how many inputs a container was told to run at once, ``None`` if it wasn't."""
         found = self.client.hget(self.keys.of("container", container), "slots")

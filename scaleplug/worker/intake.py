@@ -120,6 +120,8 @@ class Intake:
         self.boot: Boot | None = None
         """What was opened before this container knew its function, if it was a spare."""
         self.forked = 0.0
+        self._first_taken: float | None = 0.0
+        """When the first input was claimed, Unix time; ``None`` once that is written down."""
         self._client_id = 0
         self._asked = 0.0
         self._claimed: deque[dict[str, Any]] = deque()
@@ -367,6 +369,8 @@ class Intake:
             retried=claimed.retried, task=headers["task"],
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
+        if self._first_taken == 0.0:
+            self._first_taken = time.time()
         claim.large = message.pop("large", b"")
         if claim.large:
             self.insist(lambda: self.payloads.fetch(claim.large))
@@ -519,6 +523,10 @@ class Intake:
         self.by_id.pop(claim.id, None)
         self.payloads.forget(claim.large)
         self.wake()
+        if self._first_taken:
+            taken, self._first_taken = self._first_taken, None
+            with contextlib.suppress(*LOST, RedisError):
+                self.store.note_first(self.container, taken, time.time())
         if not self.claims:
             self.on_idle()
 
