@@ -304,7 +304,13 @@ class Controller:
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
             logger.info("%s: %s", view.registration.shown, decision.reason)
-        kept = {"at": now, "rang": self._rang, **asdict(decision), **asdict(load), "back_off_until": view.back_off_until}
+        kept = {
+            "at": now,
+            "rang": self._rang,
+            **asdict(decision),
+            **asdict(load),
+            "back_off_until": view.back_off_until,
+        }
         self.store.decided(function, kept)
 
     # -- act -------------------------------------------------------------------------------------------------------

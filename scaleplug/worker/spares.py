@@ -212,11 +212,10 @@ class Boot:
 
     def close(self) -> None:
         """Close them."""
-        for connection in (*self._others, self.link):
-            if connection is not None:
-                connection.disconnect()
-        for connection in self._others:
-            self.pool.release(connection)
+        if self.link is not None:
+            self.link.disconnect()
+        self.pool.disconnect()
+        self.pool.reset()  # they would open again under the spare's name
         self._others, self.link = [], None
 
     def wait(self, line: int) -> dict[str, Any] | None:
