@@ -55,6 +55,9 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
     def connection_for_read(self, heartbeat: float | None = None) -> Connection:  # noqa: ARG002
         return Connection(transport=Transport, transport_options=self.controller.transport_options)
 
+    def update_strategies(self) -> None:
+        """Do nothing: Celery would set up every task of the app, for each function again; this one's come later."""
+
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         # Celery would only drop the input, and its caller would wait for ever.
         wrapped = exc.args[0] if exc.args else exc
