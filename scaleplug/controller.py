@@ -64,6 +64,8 @@ class Controller:
         self._unburied: deque[ContainerExit] = deque()
         """Exits whose inputs have not been given back yet: Redis may fail in between."""
         self._last_tick = self._last_save = self._made_room = 0.0
+        self._rang: float | None = None
+        """When the doorbell woke it for this round."""
         self.log = LogShipper(store)
 
     @property
@@ -107,6 +109,7 @@ class Controller:
         if not self._leading:
             self._lead()
         rang = self.store.wait_ring(self._pause_seconds())
+        self._rang = time.time() if rang else None
         self.round(self.store.take_dirty() if rang else set())
         if rang:
             time.sleep(PAUSE)
@@ -335,7 +338,13 @@ class Controller:
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
             logger.info("%s: %s", view.registration.shown, decision.reason)
-        kept = {"at": now, **asdict(decision), **asdict(load), "back_off_until": view.back_off_until}
+        kept = {
+            "at": now,
+            "rang": self._rang,
+            **asdict(decision),
+            **asdict(load),
+            "back_off_until": view.back_off_until,
+        }
         self.store.decided(function, kept)
 
     # -- act -------------------------------------------------------------------------------------------------------

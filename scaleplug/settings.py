@@ -308,6 +308,9 @@ class Config:
     max_containers: int | None = _knob(
         "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."
     )
+    spares: int = _knob(
+        "SCALEPLUG_SPARES", _whole, 1, "Booted processes that each zygote keeps ready to be a container; 0 for none."
+    )
     allow_eviction: int = _knob(
         "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
     )
@@ -332,6 +335,7 @@ class Config:
             ("max_payload", 1),
             ("allow_eviction", 0),
             ("show_arguments", 0),
+            ("spares", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:

@@ -15,6 +15,7 @@ from scaleplug.store.scripts import Scripts, as_text
 from scaleplug.store.states import Census, FunctionState
 
 DECISIONS_KEPT: Final = 200
+TAKEN_AT_ONCE: Final = 1_000
 LOG_LINES_KEPT: Final = 10_000
 
 
@@ -42,8 +43,13 @@ class Control(Scripts):
 
     def take_dirty(self) -> set[str]:
         """Return, and forget, the functions the doorbell rang for."""
-        dirty = self.client.spop(self.keys.prefix + "dirty", 1_000)
-        return {as_text(name) for name in dirty or ()}
+        pipe = self.client.pipeline(transaction=False)
+        pipe.delete(self.keys.bell)  # first: what rings from here on is in the set, or rings again
+        pipe.spop(self.keys.prefix + "dirty", TAKEN_AT_ONCE)
+        dirty = pipe.execute()[1] or ()
+        if len(dirty) == TAKEN_AT_ONCE:
+            self.client.lpush(self.keys.bell, "1")  # there may be more
+        return {as_text(name) for name in dirty}
 
     def ring(self, function: str) -> None:
         """Ring the doorbell for a function."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -111,6 +112,16 @@ class Scripts:
         if self._flags is None:
             self._flags = int(str(self.client.info("server")["redis_version"]).split(".")[0]) >= 7
         return self._flags
+
+    def know_scripts(self, names: Sequence[str]) -> None:
+        """Let Redis learn scripts before they are run; it may refuse that, and learns them later."""
+        with contextlib.suppress(redis.exceptions.ResponseError):
+            for name in names:
+                self.client.script_load(self._script(name).script)
+
+    def scripts(self) -> dict[str, str]:
+        """Return the name of each script that is prepared, by its digest."""
+        return {script.sha: name for name, script in self._scripts.items()}
 
     def prepare_scripts(self) -> None:
         """Read every script now, so that a process forked from this one need not."""

@@ -35,6 +35,7 @@ from scaleplug.silence import silent_since
 from scaleplug.store import Claimed, End, Store
 from scaleplug.worker.payloads import Payloads
 from scaleplug.worker.reading import UNREADABLE, RefusedError, read_message, reply_of, version_of
+from scaleplug.worker.spares import Boot
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,11 @@ class Intake:
         self._connecting = threading.RLock()  # held while a new epoch begins
         self._door = threading.BoundedSemaphore(DOORS)
         self._link: Any = None
+        self.boot: Boot | None = None
+        """What was opened before this container knew its function, if it was a spare."""
+        self.forked = 0.0
+        self._first_taken: float | None = 0.0
+        """When the first input was claimed, Unix time; ``None`` once that is written down."""
         self._client_id = 0
         self._asked = self._linked = 0.0
         self._claimed: deque[dict[str, Any]] = deque()
@@ -133,14 +139,14 @@ class Intake:
 
     def connect(self) -> None:
         """Open the blocking connection and begin an epoch; raises NotWantedError, or a Redis error."""
-        pool, linked = self.store.client.connection_pool, time.monotonic()
-        link = pool.connection_class(**{**pool.connection_kwargs, "client_name": self.container})
-        link.connect()
-        link.send_command("CLIENT", "ID")
-        client_id = int(link.read_response())
+        linked = time.monotonic()
+        link, client_id = self._open()
         self._end_old_link()
         with self._connecting:
-            epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
+            epoch = self.store.connect(
+                self.container, self.function, client_id, os.getpid(), list(self.by_id),
+                forked=self.forked, spare=self.boot is not None,
+            )  # fmt: skip
             if not epoch:
                 link.disconnect()
                 raise NotWantedError
@@ -150,6 +156,17 @@ class Intake:
                 claim.epoch = epoch
         if self.bulk and epoch > 1:
             self.set_slots(self.store.slots(self.container) or self.slots)  # an order may have been lost
+
+    def _open(self) -> tuple[Any, int]:
+        """Return a blocking connection and its id: the one that was opened ahead, or another."""
+        ahead = self.boot.hand_over() if self.boot is not None else None
+        if ahead is not None:
+            return ahead
+        pool = self.store.client.connection_pool
+        link = pool.connection_class(**{**pool.connection_kwargs, "client_name": self.container})
+        link.connect()
+        link.send_command("CLIENT", "ID")
+        return link, int(link.read_response())
 
     def _end_old_link(self) -> None:
         # A take that still waits in the server under the old connection must not fire after the new epoch began.
@@ -382,6 +399,8 @@ class Intake:
             retried=claimed.retried, task=headers["task"],
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
+        if self._first_taken == 0.0:
+            self._first_taken = time.time()
         claim.large = message.pop("large", b"")
         if claim.large:
             self.insist(lambda: self.payloads.fetch(claim.large))
@@ -537,6 +556,10 @@ class Intake:
         self.by_id.pop(claim.id, None)
         self.payloads.forget(claim.large)
         self.wake()
+        if self._first_taken:
+            taken, self._first_taken = self._first_taken, None
+            with contextlib.suppress(*LOST, RedisError):
+                self.store.note_first(self.container, taken, time.time())
         if not self.claims:
             self.on_idle()
 
