@@ -125,7 +125,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     **{f"redis-stopped-{pool}": _redis_restarted(pool, True) for pool in ("solo", "threads", "asyncio")},
     "redis-set-back": Scenario(
         long=lambda: redis_faults.set_back("threads", inputs=40_000),
-        short=lambda: redis_faults.set_back("threads", inputs=3_000),
+        short=lambda: redis_faults.set_back("threads", inputs=1_000),
         p99=redis_faults.RESUME_SECONDS,
     ),
     "redis-emptied": Scenario(
@@ -136,14 +136,14 @@ SCENARIOS: Mapping[str, Scenario] = {
     **{
         f"redis-without-writes-{pool}": Scenario(
             long=lambda pool=pool: redis_faults.without_writes(pool, inputs=5_000 * AT_ONCE[pool], seconds=30.0),
-            short=lambda pool=pool: redis_faults.without_writes(pool, inputs=400 * AT_ONCE[pool], seconds=2.0),
+            short=lambda pool=pool: redis_faults.without_writes(pool, inputs=200 * AT_ONCE[pool], seconds=2.0),
             p99=redis_faults.RESUME_SECONDS,
         )
         for pool in ("solo", "threads", "asyncio")
     },
     "redis-full": Scenario(
         long=lambda: redis_faults.full(inputs=10_000, seconds=30.0),
-        short=lambda: redis_faults.full(inputs=2_000),
+        short=lambda: redis_faults.full(inputs=1_500, seconds=5.0),
         p99=redis_faults.RESUME_SECONDS,
     ),
     **{
@@ -167,11 +167,11 @@ SCENARIOS: Mapping[str, Scenario] = {
     "maps-in-a-loop": _many_maps(True),
     "slow-consumer": Scenario(
         long=lambda: caller_faults.slow_consumer(inputs=10_000),
-        short=caller_faults.slow_consumer,
+        short=lambda: caller_faults.slow_consumer(inputs=1_500, kib=16),
     ),
     "million-inputs": Scenario(
         long=lambda: caller_faults.long_map(inputs=1_000_000),
-        short=lambda: caller_faults.long_map(inputs=10_000),
+        short=lambda: caller_faults.long_map(inputs=4_000),
     ),
     "clocks-hosts-ahead": _clocks(600.0, 0.0),
     "clocks-hosts-behind": _clocks(-600.0, 0.0),
