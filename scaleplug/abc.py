@@ -176,13 +176,17 @@ class Caller(Protocol):
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """Cancel what is left of a call that nobody waits for; the future of the running loop is done when it is."""
+
     def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """Say that a ``spawn_map`` call has all its ``inputs``."""
 
-    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1, patience: float | None = None) -> Look:
         """Return what is known of a spawned call and of ``most`` inputs from ``index`` on.
 
         ``watch`` asks to be told of the end of the input ``index``, if that is not there yet.
+        A Redis that is away is asked again for ``patience`` seconds, ``None`` for the usual time.
         """
 
     def stats(self, function: str, *, max_inputs: int) -> FunctionStats:

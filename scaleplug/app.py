@@ -28,7 +28,16 @@ from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.schedules import Schedule, check_schedule
 from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
-from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
+from scaleplug.settings import (
+    Config,
+    FunctionSettings,
+    Retries,
+    as_retries,
+    check_flag,
+    check_name,
+    process_config,
+    renamed,
+)
 from scaleplug.store import Store, require_url
 from scaleplug.task import make_task
 
@@ -62,6 +71,8 @@ class App:
         self.name = check_name("the App's name", name)
         if celery is not None and not isinstance(celery, Celery):
             raise InvalidError(f"celery must be a celery.Celery app, not {celery!r}")
+        if not isinstance(redis_url, str | None):
+            raise InvalidError(f"redis_url must be a URL such as redis://localhost:6379/0, not {redis_url!r}")
         self._redis_url = redis_url
         self.plugged = celery is not None
         self.celery: Celery = celery if celery is not None else _own_celery(self.name)
@@ -127,15 +138,14 @@ class App:
             scaledown_window = renamed(
                 "container_idle_timeout", container_idle_timeout, "scaledown_window", scaledown_window
             )
-        if not isinstance(serialized, bool):
-            raise InvalidError(f"serialized must be True or False, not {serialized!r}")
+        check_flag("serialized", serialized)
         given = {
             "min_containers": min_containers,
             "max_containers": max_containers,
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
-            "retries": retries,
+            "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
             "memory": memory,
         }
@@ -207,11 +217,12 @@ class App:
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
-            "retries": retries,
+            "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
             "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
+        check_flag("serialized", serialized)
         return lambda user_class: self._add_class(user_class, settings, serialized)
 
     def _add_class(self, raw: Any, settings: FunctionSettings, serialized: bool) -> Cls[Any]:
@@ -327,6 +338,7 @@ class App:
         known = caller.met.get(owner.full_name)
         if again or known is None or known.made_of != owner.made_of:
             if isinstance(caller, RedisCaller):
+                caller.check_server()
                 make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
             caller.met[owner.full_name] = owner
         elif known is not owner and known.callables is not None:

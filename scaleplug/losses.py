@@ -62,7 +62,7 @@ class Losses:
                 if self._fence(view, container, "it was frozen"):
                     shown, limit = view.registration.shown, self.config.freeze_timeout
                     logger.warning("a container of %s has been frozen for %g s: it is replaced", shown, limit)
-                    known.kill(time.time())
+                    known.kill(time.monotonic())
                     self.backend.kill(container)
 
     def bury_undead(self, views: Mapping[str, View], now: float) -> None:

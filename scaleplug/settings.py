@@ -50,6 +50,13 @@ def check_factor(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
     """How often a failed input runs again, and after how many seconds.
@@ -78,11 +85,11 @@ class Retries:
         return min(self.initial_delay * growth, self.max_delay)
 
 
-def as_retries(value: object) -> Retries | None:
+def as_retries(value: object, *, stored: bool = False) -> Retries | None:
     """Return what ``retries=`` stands for: a number is so many retries, one second apart."""
     if value is None or isinstance(value, Retries):
         return value
-    if isinstance(value, Mapping):
+    if stored and isinstance(value, Mapping):
         known = {f.name for f in fields(Retries)}
         return Retries(**{k: v for k, v in value.items() if k in known})
     if isinstance(value, bool) or not isinstance(value, int):
@@ -135,11 +142,10 @@ class FunctionSettings:
             raise InvalidError(
                 f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
             )
-        object.__setattr__(self, "retries", as_retries(self.retries))
+        object.__setattr__(self, "retries", as_retries(self.retries, stored=True))
         if self.memory is not None:
             check_count("memory", self.memory, 1)
-        if not isinstance(self.single_use_containers, bool):
-            raise InvalidError(f"single_use_containers must be True or False, not {self.single_use_containers!r}")
+        check_flag("single_use_containers", self.single_use_containers)
         if self.single_use_containers and self.max_inputs > 1:
             what = "@concurrent" if self.max_batch_size is None else "@batched"
             raise InvalidError(
@@ -294,13 +300,28 @@ class Config:
         "SCALEPLUG_HOST_TIMEOUT", _seconds, 60.0, "Seconds without a sign of life after which a host is lost."
     )
     reconnect_timeout: float = _knob(
-        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
+        "SCALEPLUG_RECONNECT_TIMEOUT",
+        _seconds,
+        60.0,
+        "Seconds a container or a caller tries to reach Redis again before it gives up.",
     )
     max_containers: int | None = _knob(
         "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."
     )
+    spares: int = _knob(
+        "SCALEPLUG_SPARES", _whole, 1, "Booted processes that each zygote keeps ready to be a container; 0 for none."
+    )
     allow_eviction: int = _knob(
         "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
+    )
+    show_arguments: int = _knob(
+        "SCALEPLUG_SHOW_ARGUMENTS", _whole, 1, "0 keeps arguments and results out of errors, logs, ps and Flower."
+    )
+    container_redis_url: str | None = _knob(
+        "SCALEPLUG_CONTAINER_REDIS_URL",
+        _text,
+        None,
+        "URL by which containers reach the Redis, where their user is another one than the controller's.",
     )
 
     def __post_init__(self) -> None:
@@ -312,6 +333,9 @@ class Config:
             ("map_window", 1),
             ("max_attempts", 1),
             ("max_payload", 1),
+            ("allow_eviction", 0),
+            ("show_arguments", 0),
+            ("spares", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:

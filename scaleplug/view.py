@@ -30,7 +30,7 @@ class Known:
     """How many inputs it was last told to run at once; ``None`` where an earlier controller has told it."""
 
     def kill(self, now: float) -> None:
-        """Note that its end is ordered."""
+        """Note that its end is ordered; ``now`` is monotonic time."""
         self.draining, self.killed_at = True, self.killed_at or now
 
 

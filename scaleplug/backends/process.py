@@ -31,6 +31,8 @@ from scaleplug.settings import Config
 logger = logging.getLogger("scaleplug")
 
 HELLO_SECONDS = 10.0
+_TOLD = {f.name for f in fields(BackendContainer)}
+"""What is taken of what a zygote tells, which may be of another version."""
 CONTAINERS_PER_CORE = 128
 BYTES_PER_CONTAINER = 24 << 20
 """What one more container may come to need, as a first guess; what is really free is looked up before every start."""
@@ -88,6 +90,10 @@ class ProcessBackend:
         self._lock = threading.RLock()
         self._closed = self._ending = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _containers_config(self) -> dict[str, Any]:
+        values = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        return values | {"redis_url": self.config.container_redis_url or self.config.redis_url}
 
     # -- zygotes ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +171,7 @@ class ProcessBackend:
                     stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True,
                 )  # fmt: skip
             options = {
-                "config": {f.name: getattr(self.config, f.name) for f in fields(self.config)},
+                "config": self._containers_config(),
                 "source": [source.kind, source.where, source.folder],
                 "listener": listener.fileno(),
                 "lifeline": self.lifeline,
@@ -207,7 +213,7 @@ class ProcessBackend:
             link.pid, link.error, link.loaded_at = event["pid"], event["error"], event["loaded_at"]
             with self._lock:
                 for known in event["containers"]:
-                    container = BackendContainer(**known)
+                    container = BackendContainer(**{k: v for k, v in known.items() if k in _TOLD})
                     link.containers[container.container] = container
             link.greeted.set()
             self._on_exit("*")

@@ -26,7 +26,7 @@ from scaleplug.errors import (
     note_attempts,
 )
 from scaleplug.pools import is_generator
-from scaleplug.serializer import Keyring, shortly
+from scaleplug.serializer import Keyring, shortly, shows_arguments
 from scaleplug.settings import FunctionSettings
 from scaleplug.streams import broken
 from scaleplug.worker import batches, streams
@@ -313,7 +313,7 @@ class Runner:
         most = self.settings.retries.max_retries if self.settings.retries else 0
         logger.warning(
             "an input of %s failed with %s: retry %d of %d in %g s",
-            claim.task, shortly(exc), claim.retried + 1, most, delay,
+            claim.task, shortly(exc) if shows_arguments() else type(exc).__name__, claim.retried + 1, most, delay,
         )  # fmt: skip
         return True
 

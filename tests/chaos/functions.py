@@ -98,3 +98,34 @@ FORKS = {"solo": fork_solo, "threads": fork_threads, "asyncio": fork_coroutines,
 
 POOLS = {"solo": solo, "threads": threads, "asyncio": coroutines, "eventlet": green}
 """The function of each pool, by the pool's name."""
+
+
+@app.function(max_containers=2)
+@scaleplug.concurrent(max_inputs=100)
+async def batch(number: int) -> int:
+    return number
+
+
+@app.function(max_containers=2)
+def blob(size: int) -> bytes:
+    return os.urandom(size)
+
+
+@app.function(max_containers=1, timeout=1)
+def endless() -> None:
+    time.sleep(3600)
+
+
+@app.function(max_containers=1, scaledown_window=2)
+def brief() -> int:
+    return os.getpid()
+
+
+@app.function(max_containers=1, retries=scaleplug.Retries(max_retries=2, initial_delay=1))
+def second_try(folder: str) -> int:
+    """Fail at first; return how often it had run before."""
+    before = Path(folder, "tried")
+    if not before.exists():
+        before.touch()
+        raise ValueError("the first time")
+    return 1

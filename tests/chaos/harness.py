@@ -103,6 +103,17 @@ class Report:
         )
 
 
+def summary(
+    scenario: str, inputs: int, began: float, *, faults: int = 0, recoveries: Sequence[float] = (),
+    remarks: Sequence[str] = (),
+) -> Report:  # fmt: skip
+    """Return the report of a scenario that has looked itself that everything came through, since ``began``."""
+    return Report(
+        scenario=scenario, submitted=inputs, completed=inputs, failed=0, lost=0, repeated=0, unexplained=0,
+        faults=faults, seconds=time.time() - began, recoveries=tuple(recoveries), remarks=tuple(remarks),
+    )  # fmt: skip
+
+
 @dataclass(slots=True)
 class Load:
     """A map over a function of ``tests/chaos/functions.py``, on a thread of its own."""

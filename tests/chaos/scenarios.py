@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tests.chaos import containers, controllers, deploys, functions
+from tests.chaos import caller_faults, clock_faults, containers, controllers, deploys, functions, redis_faults
 from tests.chaos.harness import Report
 
 AT_ONCE = {"solo": 1, "threads": functions.AT_ONCE, "asyncio": functions.AT_ONCE, "eventlet": functions.AT_ONCE}
@@ -57,7 +57,42 @@ def _asked_to_leave(pool: str, signals: int) -> Scenario:
     )  # fmt: skip
 
 
-LONG_ONLY = frozenset({"frozen-asyncio", "frozen-eventlet", "sigterm-threads", "sigterm-asyncio"})
+def _redis_restarted(pool: str, graceful: bool) -> Scenario:
+    return Scenario(
+        long=lambda: redis_faults.restarted(pool, graceful=graceful, inputs=10_000 * AT_ONCE[pool], down=2.0),
+        short=lambda: redis_faults.restarted(pool, graceful=graceful, inputs=400 * AT_ONCE[pool], down=0.2),
+        p99=redis_faults.RESUME_SECONDS,
+    )  # fmt: skip
+
+
+def _unreachable(pool: str, how: str) -> Scenario:
+    return Scenario(
+        long=lambda: redis_faults.unreachable(pool, how=how, seconds=30.0, inputs=5_000 * AT_ONCE[pool]),
+        short=lambda: redis_faults.unreachable(pool, how=how, seconds=2.0, inputs=300 * AT_ONCE[pool]),
+        p99=redis_faults.NETWORK_SECONDS,
+    )  # fmt: skip
+
+
+def _clocks(containers: float, caller: float) -> Scenario:
+    return Scenario(
+        long=lambda: clock_faults.wrong(containers=containers, caller=caller),
+        short=lambda: clock_faults.wrong(containers=containers, caller=caller),
+    )  # fmt: skip
+
+
+def _many_maps(asynchronous: bool) -> Scenario:
+    return Scenario(
+        long=lambda: caller_faults.many_maps(asynchronous=asynchronous),
+        short=lambda: caller_faults.many_maps(maps=200, asynchronous=asynchronous),
+    )  # fmt: skip
+
+
+LONG_ONLY = frozenset({"frozen-asyncio", "frozen-eventlet", "sigterm-threads", "sigterm-asyncio"}) | {
+    "redis-killed-threads", "redis-killed-asyncio", "redis-stopped-solo", "redis-stopped-asyncio",
+    "redis-without-writes-threads", "redis-without-writes-solo",
+    *(f"network-{how}-{pool}" for how in ("stall", "cut", "swallow") for pool in ("solo", "threads", "asyncio")),
+    "clocks-hosts-ahead", "clocks-hosts-behind", "clocks-caller-ahead", "clocks-caller-behind",
+} - {"network-stall-threads", "network-cut-solo", "network-swallow-asyncio"}  # fmt: skip
 """Those whose short form the tests leave out: the other pools' show the same."""
 
 SCENARIOS: Mapping[str, Scenario] = {
@@ -86,4 +121,61 @@ SCENARIOS: Mapping[str, Scenario] = {
         long=lambda: deploys.renamed(inputs=1_000),
         short=lambda: deploys.renamed(inputs=300),
     ),
+    **{f"redis-killed-{pool}": _redis_restarted(pool, False) for pool in ("solo", "threads", "asyncio")},
+    **{f"redis-stopped-{pool}": _redis_restarted(pool, True) for pool in ("solo", "threads", "asyncio")},
+    "redis-set-back": Scenario(
+        long=lambda: redis_faults.set_back("threads", inputs=40_000),
+        short=lambda: redis_faults.set_back("threads", inputs=1_000),
+        p99=redis_faults.RESUME_SECONDS,
+    ),
+    "redis-emptied": Scenario(
+        long=lambda: redis_faults.emptied(down=5.0),
+        short=lambda: redis_faults.emptied(inputs=300),
+        p99=redis_faults.RESUME_SECONDS,
+    ),
+    **{
+        f"redis-without-writes-{pool}": Scenario(
+            long=lambda pool=pool: redis_faults.without_writes(pool, inputs=5_000 * AT_ONCE[pool], seconds=30.0),
+            short=lambda pool=pool: redis_faults.without_writes(pool, inputs=200 * AT_ONCE[pool], seconds=2.0),
+            p99=redis_faults.RESUME_SECONDS,
+        )
+        for pool in ("solo", "threads", "asyncio")
+    },
+    "redis-full": Scenario(
+        long=lambda: redis_faults.full(inputs=10_000, seconds=30.0),
+        short=lambda: redis_faults.full(inputs=1_500, seconds=5.0),
+        p99=redis_faults.RESUME_SECONDS,
+    ),
+    **{
+        f"network-{how}-{pool}": _unreachable(pool, how)
+        for how in ("stall", "cut", "swallow")
+        for pool in ("solo", "threads", "asyncio")
+    },
+    "caller-killed": Scenario(
+        long=lambda: caller_faults.killed(ttl=60.0, inputs=4_000),
+        short=caller_faults.killed,
+    ),
+    "caller-killed-early": Scenario(
+        long=lambda: caller_faults.killed_before_any_container(ttl=60.0, inputs=900),
+        short=caller_faults.killed_before_any_container,
+    ),
+    "cancelled-awaits": Scenario(
+        long=caller_faults.cancelled,
+        short=lambda: caller_faults.cancelled(awaits=500),
+    ),
+    "maps-in-threads": _many_maps(False),
+    "maps-in-a-loop": _many_maps(True),
+    "slow-consumer": Scenario(
+        long=lambda: caller_faults.slow_consumer(inputs=10_000),
+        short=lambda: caller_faults.slow_consumer(inputs=1_500, kib=16),
+    ),
+    "million-inputs": Scenario(
+        long=lambda: caller_faults.long_map(inputs=1_000_000),
+        short=lambda: caller_faults.long_map(inputs=4_000),
+    ),
+    "clocks-hosts-ahead": _clocks(600.0, 0.0),
+    "clocks-hosts-behind": _clocks(-600.0, 0.0),
+    "clocks-caller-ahead": _clocks(0.0, 600.0),
+    "clocks-caller-behind": _clocks(0.0, -600.0),
+    "clocks-apart": _clocks(600.0, -600.0),
 }
