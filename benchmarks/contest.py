@@ -98,7 +98,7 @@ class Team:
                 os.killpg(worker.pid, number)
 
     def hang_up(self) -> None:
-        """Let the caller end, which ends what it started; the workers, and callers that started nothing, end at once."""
+        """Let the caller end, and what it started; the workers, and callers that started nothing, end at once."""
         assert self.caller.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.caller.stdin.close()
