@@ -104,6 +104,7 @@ class App:
         startup_timeout: float | None = None,
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
+        memory: int | None = None,
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
@@ -117,10 +118,11 @@ class App:
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
         limits one input's run, ``startup_timeout`` a container's start. A failed or overdue input runs again up to
         ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
-        leaves after one input. ``serialized=True`` pickles the callable instead of importing it by name: for nested
-        functions and notebooks. ``schedule`` is a Cron or a Period; the function must be callable without arguments
-        then. ``None`` leaves a setting at its default. ``concurrency_limit``, ``keep_warm`` and
-        ``container_idle_timeout`` are older names of ``max_containers``, ``min_containers`` and ``scaledown_window``.
+        leaves after one input; one that uses more than ``memory`` MiB is killed. ``serialized=True`` pickles the
+        callable instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a
+        Period; the function must be callable without arguments then. ``None`` leaves a setting at its default.
+        ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
+        ``min_containers`` and ``scaledown_window``.
         Raises InvalidError.
         """
         if raw is not None:
@@ -145,6 +147,7 @@ class App:
             "startup_timeout": startup_timeout,
             "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
+            "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
@@ -194,6 +197,7 @@ class App:
         startup_timeout: float | None = None,
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
+        memory: int | None = None,
         serialized: bool = False,
         concurrency_limit: int | None = None,
     ) -> Callable[[type[T]], Cls[T]]:
@@ -215,6 +219,7 @@ class App:
             "startup_timeout": startup_timeout,
             "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
+            "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_flag("serialized", serialized)
@@ -333,6 +338,7 @@ class App:
         known = caller.met.get(owner.full_name)
         if again or known is None or known.made_of != owner.made_of:
             if isinstance(caller, RedisCaller):
+                caller.check_server()
                 make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
             caller.met[owner.full_name] = owner
         elif known is not owner and known.callables is not None:

@@ -247,14 +247,14 @@ class FunctionCall(Generic[R]):
     def _wait(self, outcomes: Outcomes, index: int, most: int, timeout: float | None = None) -> Sequence[Event]:
         """Return the ends of inputs from ``index`` on: at least one, and no more than are there."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        events = self._look(outcomes.caller, index, most, watch=timeout != 0)
+        events = self._look(outcomes.caller, index, most, watch=timeout != 0, patience=timeout)
         while not events:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise self._not_yet(index, timeout)
             event = outcomes.get(_slice(left))
             if event is None:
-                events = self._look(outcomes.caller, index, most, watch=True)
+                events = self._look(outcomes.caller, index, most, watch=True, patience=left)
             elif event.index in (index, -1):  # others in this process may wait for other inputs
                 events = (event,)
         return events
@@ -264,20 +264,22 @@ class FunctionCall(Generic[R]):
     ) -> Sequence[Event]:
         deadline = None if timeout is None else time.monotonic() + timeout
         caller = outcomes.caller
-        events = await caller.soon(partial(self._look, caller, index, most, watch=timeout != 0))
+        events = await caller.soon(partial(self._look, caller, index, most, watch=timeout != 0, patience=timeout))
         while not events:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise self._not_yet(index, timeout)
             event = await outcomes.get_async(_slice(left))
             if event is None:
-                events = await caller.soon(partial(self._look, caller, index, most, watch=True))
+                events = await caller.soon(partial(self._look, caller, index, most, watch=True, patience=left))
             elif event.index in (index, -1):
                 events = (event,)
         return events
 
-    def _look(self, caller: Caller, index: int, most: int, *, watch: bool) -> Sequence[Event]:
-        look = caller.look(self.object_id, watch=watch, index=index, most=most)
+    def _look(
+        self, caller: Caller, index: int, most: int, *, watch: bool, patience: float | None = None
+    ) -> Sequence[Event]:
+        look = caller.look(self.object_id, watch=watch, index=index, most=most, patience=patience)
         if look.events:
             return look.events
         if look.function and index >= look.inputs:

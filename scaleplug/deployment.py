@@ -13,7 +13,7 @@ from redis.lock import Lock
 
 from scaleplug.errors import ConfigurationError, InvalidError, NotFoundError, SerializationError, did_you_mean
 from scaleplug.pools import Owner, code_version, pickled_code, rebased
-from scaleplug.registry import Registration, lookup
+from scaleplug.registry import Registration, lookup, unreadable
 from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
 
@@ -41,9 +41,13 @@ class Deployment:
     @classmethod
     def unseal(cls, keyring: Keyring, app: str, sealed: bytes) -> Deployment:
         """Return what was signed; raises SerializationError."""
-        values = json.loads(keyring.unseal(REGISTRY, f"{app}|app", sealed))
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**known | {name: tuple(known.get(name, ())) for name in ("functions", "gone")})
+        text = keyring.unseal(REGISTRY, f"{app}|app", sealed)
+        try:
+            values = json.loads(text)
+            known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            return cls(**known | {name: tuple(known.get(name, ())) for name in ("functions", "gone")})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise unreadable(exc) from None
 
 
 def find(store: Store, keyring: Keyring, app: str) -> Deployment | None:

@@ -342,7 +342,7 @@ class Function(Autoscaled, Generic[P, R]):
         except NOTHING_SENT:
             raise
         except BaseException:
-            await finish_cancelling(caller.soon(partial(caller.cancel, self.full_name, call, tell=False)))
+            await finish_cancelling(caller.cancel_soon(self.full_name, call))
             raise
         finally:
             outcomes.close()

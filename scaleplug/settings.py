@@ -118,6 +118,8 @@ class FunctionSettings:
     wait_ms: int = 0
     retries: Retries | None = None
     single_use_containers: bool = False
+    memory: int | None = None
+    """MiB that a container may use."""
 
     def __post_init__(self) -> None:
         check_count("min_containers", self.min_containers, 0)
@@ -141,6 +143,8 @@ class FunctionSettings:
                 f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
             )
         object.__setattr__(self, "retries", as_retries(self.retries, stored=True))
+        if self.memory is not None:
+            check_count("memory", self.memory, 1)
         check_flag("single_use_containers", self.single_use_containers)
         if self.single_use_containers and self.max_inputs > 1:
             what = "@concurrent" if self.max_batch_size is None else "@batched"
@@ -283,14 +287,29 @@ class Config:
     stop_grace: float = _knob(
         "SCALEPLUG_STOP_GRACE", _seconds, 30.0, "Seconds that running inputs get to finish when a container must stop."
     )
+    run_grace: float = _knob(
+        "SCALEPLUG_RUN_GRACE", _seconds, 2.0, "Seconds that running inputs get to finish when a scaleplug run ends."
+    )
     cancel_grace: float = _knob(
         "SCALEPLUG_CANCEL_GRACE", _seconds, 5.0, "Seconds a cancelled input gets to end before its container is killed."
     )
+    freeze_timeout: float = _knob(
+        "SCALEPLUG_FREEZE_TIMEOUT", _seconds, 10.0, "Seconds after which a container that is stopped is replaced."
+    )
+    host_timeout: float = _knob(
+        "SCALEPLUG_HOST_TIMEOUT", _seconds, 60.0, "Seconds without a sign of life after which a host is lost."
+    )
     reconnect_timeout: float = _knob(
-        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
+        "SCALEPLUG_RECONNECT_TIMEOUT",
+        _seconds,
+        60.0,
+        "Seconds a container or a caller tries to reach Redis again before it gives up.",
     )
     max_containers: int | None = _knob(
         "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."
+    )
+    spares: int = _knob(
+        "SCALEPLUG_SPARES", _whole, 1, "Booted processes that each zygote keeps ready to be a container; 0 for none."
     )
     allow_eviction: int = _knob(
         "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
@@ -316,6 +335,7 @@ class Config:
             ("max_payload", 1),
             ("allow_eviction", 0),
             ("show_arguments", 0),
+            ("spares", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:
@@ -323,6 +343,9 @@ class Config:
         check_seconds("SCALEPLUG_RESULT_TTL", self.result_ttl, 1, 365 * DAY)
         check_seconds("SCALEPLUG_CALLER_TTL", self.caller_ttl, 5, DAY)
         check_seconds("SCALEPLUG_STOP_GRACE", self.stop_grace, 0, DAY)
+        check_seconds("SCALEPLUG_RUN_GRACE", self.run_grace, 0, DAY)
+        check_seconds("SCALEPLUG_FREEZE_TIMEOUT", self.freeze_timeout, 0.1, DAY)
+        check_seconds("SCALEPLUG_HOST_TIMEOUT", self.host_timeout, 5, DAY)
         check_seconds("SCALEPLUG_CANCEL_GRACE", self.cancel_grace, 0, DAY)
         check_seconds("SCALEPLUG_RECONNECT_TIMEOUT", self.reconnect_timeout, 1, DAY)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -24,6 +25,7 @@ from scaleplug.errors import (
 )
 from scaleplug.pools import code_version
 from scaleplug.serializer import MASKED, NAME, pickle_call, sealing, shortly, shows_arguments
+from scaleplug.store import Store
 from scaleplug.transport import exhausted
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}
         for other in ("exchange", "routing_key", "connection"):
             options.pop(other, None)
+        if isinstance(caller, RedisCaller):
+            _count_from(caller.store, options)
         try:
             with _sending(None if again else caller, self.name, task_id, name):
                 return super().apply_async(
@@ -141,6 +145,15 @@ def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, boun
 
 def _elsewhere() -> None:
     raise ExecutionError("the code of this function isn't in this process")
+
+
+def _count_from(store: Store, options: dict[str, Any]) -> None:
+    """Turn seconds from now into moments by Redis's clock, by which inputs are due: this machine's may be wrong."""
+    for given, wanted in (("countdown", "eta"), ("expires", "expires")):
+        seconds = options.get(given)
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            options[given] = None
+            options[wanted] = datetime.fromtimestamp(store.now() + seconds, UTC)
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Fail every pending input of a function whose containers can't be started. ARGV: token, fn, reason, most.
 -- Only inputs whose caller waits are failed; what Celery's own calls sent stays. Returns the number failed.
 if not leads(ARGV[1]) then return 0 end

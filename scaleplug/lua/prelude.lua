@@ -251,3 +251,11 @@ local function now_idle(fn, container, epoch)
     redis.call('ZADD', P .. 'idle:' .. fn, now(), container)
   end
 end
+
+-- Keep an input, taken off its queue, for a caller that seems gone: revive.lua brings it back when it isn't.
+local function park(fn, caller, message)
+  redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
+  redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
+  local id = string.match(message, '"id": "([^"]*)"')
+  if id then redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) end -- longer than its message: parking more renews that
+end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Look at a spawned call. ARGV: call, first index, most, caller to be told of that first input's end ('' only looks).
 -- Returns {fn or '', inputs, 1 if all have ended, 1 if cancelled, ends from the first index on, up to a gap or 4 MB...};
 -- an end is '+' and the outcome, or '-' and a reason.
