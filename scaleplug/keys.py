@@ -37,6 +37,7 @@ holds for both.
 | dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
+| hosts | zset | host names by the time of the last sign of life of a controller there | controllers | controller | 1 day after the last, or when it is lost |
 | functions | hash | FN -> signed app, source, version and settings (JSON) | callers, run, deploy | controller, callers | run ends, app stops |
 | code | hash | FN@version -> signed pickled function or class | callers, deploy | containers | its version is replaced |
 | versions | hash | FN -> version of the code that is registered (for containers that ask if theirs is) | callers, deploy | scripts | with the function |
@@ -53,8 +54,8 @@ holds for both.
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
 | inbox:P | stream | outcomes, and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
-| incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |
-| parked:P | list | FN and message of inputs whose caller seemed gone when they were taken | scripts | that process | 1 day |
+| incarnation | string | a random name of this Redis while it keeps its data | callers, controller | callers, controller | never |
+| parked:P | list | FN and message of inputs whose caller seemed gone when they were taken, or a container was to be started for them | scripts | that process | 1 day |
 | logs | stream | what functions printed | controller | run, logs | about 10,000 lines are kept |
 """
 

@@ -37,9 +37,7 @@ if call ~= '' and is_cancelled(call) then
 end
 if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('LPOP', transit)
-  redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
-  redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
-  redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) -- longer than its message: parking more renews that
+  park(fn, caller, message)
   return {'parked'}
 end
 -- Only the registered version is worth leaving for: two callers with different ones would send containers away for ever.

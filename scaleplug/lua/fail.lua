@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Fail every pending input of a function whose containers can't be started. ARGV: token, fn, reason, most.
 -- Only inputs whose caller waits are failed; what Celery's own calls sent stays. Returns the number failed.
 if not leads(ARGV[1]) then return 0 end
@@ -6,10 +7,9 @@ local queue = P .. 'queue:' .. fn
 for _ = 1, tonumber(ARGV[4]) do
   local message = redis.call('RPOP', queue)
   if not message then break end
-  local ok, parsed = pcall(cjson.decode, message)
-  local reply = ok and type(parsed) == 'table' and type(parsed.headers) == 'table' and parsed.headers.scaleplug
-  if type(reply) == 'table' and reply.call then
-    forget(fn, parsed.headers.id)
+  local reply, id = reply_in(message)
+  if reply then
+    forget(fn, id)
     deliver(reply.call, reply.index, reply.caller, reply.keep, nil, 'start: ' .. ARGV[3])
     failed = failed + 1
   else

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -128,7 +127,7 @@ class Containers(Scripts):
         caller, call = str(reply.get("caller", "")), str(reply.get("call", ""))
         index, keep = reply.get("index", 0), reply.get("keep", 0)
         numbers = (n if isinstance(n, int) else 0 for n in (index, keep))
-        self._run("quarantine", container, epoch, function, reason, repr(time.time()), caller, call, *numbers)
+        self._run("quarantine", container, epoch, function, reason, caller, call, *numbers)
 
     def leave(self, container: str, function: str, reason: str) -> int:
         """Take a container out in good order; return how many inputs it gave back."""

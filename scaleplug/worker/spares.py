@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from scaleplug.abc import StartRequest
 from scaleplug.registry import Registration
 from scaleplug.store import Store
+from scaleplug.worker.leaving import Deadline
 
 ANSWER_SECONDS = 0.05
 """How long a spare may take to answer; then a fork takes its place. A healthy one needs a tenth of a millisecond."""
@@ -47,6 +48,8 @@ class Spare:
     pid: int
     line: int
     output: int
+    deadline: Deadline
+    """What it reads, once it is a container, when it is asked to leave."""
     knows: dict[str, object]
     """What had been prepared when it was forked, by function."""
     answer_by: float = 0.0
@@ -172,6 +175,7 @@ class Spares:
     def _close(self, spare: Spare) -> None:
         os.close(spare.line)
         os.close(spare.output)
+        spare.deadline.close()
 
 
 def pair() -> tuple[int, int]:
