@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import os
 import pickle
@@ -259,6 +260,9 @@ def test_a_result_of_celery_s_own_calls_is_signed_too(attacker: Attacker) -> Non
         again = jobs.app.celery.AsyncResult(result.id)
         with pytest.raises(Exception, match=r"signed|verify"):
             again.get(timeout=5)
+        again.backend.remove_pending_result(again)  # Celery still waits for it
+    del result, again
+    gc.collect()  # while there is a Redis for Celery to tell
 
 
 # -- the registry --------------------------------------------------------------------------------------------------
