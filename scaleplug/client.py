@@ -16,25 +16,28 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
-from scaleplug.blobs import Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large
+from scaleplug.blobs import HEAVY, LARGE, Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large, weigh
 from scaleplug.errors import (
     ContainerStartError,
+    ExecutionError,
     InputCancelledError,
     InputRefusedError,
     NotFoundError,
     OutputExpiredError,
     RemoteError,
     ResourceExhausted,
+    SerializationError,
     StateLostError,
 )
 from scaleplug.inbox import Inbox
 from scaleplug.keys import Keys
 from scaleplug.loops import blocks_loop
 from scaleplug.messages import MessageFactory
+from scaleplug.packing import PACK_BYTES, Pace, size_for
 from scaleplug.pools import code_version
 from scaleplug.registry import Registration, open_override, seal_override
 from scaleplug.sender import Parcel, Sender
-from scaleplug.serializer import Keyring, is_apart, open_outcome
+from scaleplug.serializer import Keyring, is_apart, open_outcome, open_outcomes
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings, override
 from scaleplug.store import Admission, Record, Store, require_url
@@ -87,6 +90,7 @@ class RedisCaller:
         self.met = self.store.registered
         self._factories: dict[tuple[str, str], MessageFactory] = {}
         self._sender = Sender()
+        self._paces: dict[str, Pace] = {}
 
     def close_all(self) -> None:
         """Stop listening: the Redis is about to end, which ends the connections too."""
@@ -100,10 +104,12 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         self.inbox.close(call)
 
-    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
+    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind, pack: int = 1) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         if kind == "spawn_map":
             return self._send_parts(function, call, inputs)
+        if pack > 1 and (accepted := self._send_packs(function, call, inputs, pack)):
+            return accepted
         admission = self._send_all(function, call, inputs, kind)
         if not admission.accepted and kind != "map":
             raise self._exhausted(function, admission, kind)
@@ -118,6 +124,39 @@ class RedisCaller:
                 return self._submit(function, messages, kind, record, drafts.keys())
             except NoRoomError as full:
                 return full.admission
+
+    def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
+        """See :class:`scaleplug.abc.Caller`."""
+        known = self._paces.get(function.full_name)
+        if known is None or not self.config.packing or not self._factory(function).may_pack:
+            return 1
+        settings: FunctionSettings = function.pool_settings  # type: ignore[attr-defined]  # as in _factory
+        if settings.max_inputs > 1 or settings.single_use_containers:
+            return 1
+        window = min(window, self.config.max_pending, self.config.max_total)
+        return size_for(known.service, known.containers, left, window)
+
+    def _send_packs(self, function: FunctionRef, call: str, inputs: Sequence[Input], size: int) -> int:
+        """Send as many inputs of a map as fit, in packs; 0 where they can't be sent so."""
+        if any(weigh((args, kwargs)) >= HEAVY for _, args, kwargs in inputs):
+            return 0
+        factory = self._factory(function)
+        parts = factory.parts(inputs)
+        packs: list[list[bytes]] = []
+        held = PACK_BYTES
+        for part in parts:
+            if len(part) >= LARGE:
+                return 0
+            if held + len(part) > PACK_BYTES or len(packs[-1]) >= size:
+                packs.append([])
+                held = 0
+            packs[-1].append(part)
+            held += len(part)
+        messages, first = list[str](), inputs[0][0]
+        for pack in packs:
+            messages.append(factory.make_pack(call, first, pack))
+            first += len(pack)
+        return self._submit(function, messages, "map", None, weights=[len(pack) for pack in packs]).accepted
 
     def _send_parts(self, function: FunctionRef, call: str, inputs: Sequence[Input]) -> int:
         """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
@@ -171,14 +210,17 @@ class RedisCaller:
     def _make(
         self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, drafts: Drafts
     ) -> list[str]:
+        keep = int(self.config.result_ttl) if kind in KEPT else 0
+        return self._factory(function).make(call, inputs, many=kind in MANY, keep=keep, drafts=drafts)
+
+    def _factory(self, function: FunctionRef) -> MessageFactory:
         name = function.full_name
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
         factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
             factory = MessageFactory(task, self.keyring, self.inbox.name, name, code_version(task.function.owner))
             self._factories[name, task.name] = factory
-        keep = int(self.config.result_ttl) if kind in KEPT else 0
-        return factory.make(call, inputs, many=kind in MANY, keep=keep, drafts=drafts)
+        return factory
 
     def _make_small(
         self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind
@@ -202,6 +244,7 @@ class RedisCaller:
         kind: CallKind,
         record: Record | None,
         drafts: Sequence[str] = (),
+        weights: Sequence[int] = (),
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
         function.make_known(self)
@@ -209,7 +252,7 @@ class RedisCaller:
         if kind not in KEPT:
             self.inbox.start()
         most, total = self._limits(kind)
-        return self.store.submit(
+        admission = self.store.submit(
             function.full_name,
             messages,
             most_pending=most,
@@ -217,7 +260,11 @@ class RedisCaller:
             partial=kind in MANY or len(messages) > 1,
             record=record,
             drafts=drafts,
+            weights=weights,
         )
+        if kind == "map":
+            self._paces.setdefault(function.full_name, Pace()).note(admission)
+        return admission
 
     def _limits(self, kind: CallKind) -> tuple[int, int]:
         config = self.config
@@ -296,6 +343,13 @@ class RedisCaller:
             num_running_inputs=counts.running,
             input_headroom=max(0, slots - counts.running),
         )
+
+    def open_pack(self, call: str, event: Event) -> list[tuple[int, bytes]]:
+        """See :class:`scaleplug.abc.Caller`."""
+        try:
+            return open_outcomes(self.keyring, call, event.outcome or b"")
+        except SerializationError as exc:
+            raise ExecutionError(f"results could not be read: {exc}") from None
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from scaleplug.abc import Event
 from scaleplug.blobs import Blobs
-from scaleplug.serializer import is_apart
+from scaleplug.serializer import is_apart, is_packed
 from scaleplug.settings import Config
 from scaleplug.store import Store
 
@@ -166,6 +166,8 @@ def _event(values: dict[bytes, bytes]) -> Event:
         part=int(values[b"n"]) if b"n" in values else None,
         attempt=int(values.get(b"a", b"0")),
         large=outcome is not None and is_apart(outcome),
+        packed=outcome is not None and is_packed(outcome),
+        count=int(values.get(b"k", b"1")),
     )  # fmt: skip
 
 

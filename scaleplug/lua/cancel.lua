@@ -9,7 +9,7 @@ local removed, told, keep = 0, 0, ARGV[3] == '1' and tonumber(ARGV[4]) or 0
 local function drop(message)
   local index = input_of(message, call)
   if not index then return false end
-  removed = removed + 1
+  removed = removed + 1 + extra_of(message)
   drop_pending(fn, message, call, index, ARGV[5], keep)
   return true
 end

@@ -9,9 +9,11 @@ for _ = 1, tonumber(ARGV[4]) do
   local ok, parsed = pcall(cjson.decode, message)
   local reply = ok and type(parsed) == 'table' and type(parsed.headers) == 'table' and parsed.headers.scaleplug
   if type(reply) == 'table' and reply.call then
+    local inputs = reply.pack or 1
     forget(fn, parsed.headers.id)
-    deliver(reply.call, reply.index, reply.caller, reply.keep, nil, 'start: ' .. ARGV[3])
-    failed = failed + 1
+    count_packed(fn, 'pending', 1 - inputs)
+    deliver(reply.call, reply.index, reply.caller, reply.keep, nil, 'start: ' .. ARGV[3], nil, inputs)
+    failed = failed + inputs
   else
     stay[#stay + 1] = message
   end

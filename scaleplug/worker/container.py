@@ -36,9 +36,11 @@ from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store, require_url
 from scaleplug.transport import Transport
 from scaleplug.worker.event_loop import EventLoop
+from scaleplug.worker.fast import Fast
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
+from scaleplug.worker.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +220,14 @@ class Container:
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""
         worker, consumer = self.worker, self.worker.consumer
-        consumer.connection.transport.intake = intake
+        transport = consumer.connection.transport
+        transport.intake = intake
+        if not self.registration.settings.concurrent and self.registration.settings.max_batch_size is None:
+            turns = Turns(intake, self.runner, Fast(self.tasks, self.runner, consumer), transport.deliver)
+            # One that is to take one input, or may crash only once, has nothing beside it.
+            turns.lists = self.config.max_attempts > 1 and not self.registration.settings.single_use_containers
+            turns.fast.packed_events = bool(self.config.packed_events)
+            intake.runs_packs, transport.go = turns.lists, turns.go
         try:
             loops.synloop(*consumer.loop_args())
         except SystemExit as exc:  # WorkerShutdown

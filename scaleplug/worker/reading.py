@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from scaleplug.errors import SerializationError
+from scaleplug.packing import PACK, pack_id
 from scaleplug.serializer import APART, CONTENT_TYPE, INPUT, Keyring, input_context
 
 JSON_TYPES = ("application/json", "application/x-json")
@@ -21,7 +22,8 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
     """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
     try:
         message = json.loads(raw)
-        message.pop("large", None)  # what is there later has been verified
+        for own in ("large", "payload"):  # what is there later has been verified
+            message.pop(own, None)
         headers, properties = message["headers"], message["properties"]
         task, input_id, content_type = headers["task"], headers["id"], message["content-type"]
         body = base64.b64decode(message["body"]) if properties.get("body_encoding") == "base64" else message["body"]
@@ -37,16 +39,25 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
             payload = keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
             if payload[:1] == APART:
                 message["large"] = payload
+            message["payload"] = payload
         except SerializationError as exc:
             raise RefusedError(str(exc)) from None
         reply = reply_of(message)
-        if reply and input_id not in (reply["call"], f"{reply['call']}:{reply['index']}"):
+        if reply and input_id not in _ids(reply, packed=payload[:1] == PACK):
             raise RefusedError(f"its outcome is asked for under {reply['call']!r}, and it was signed for {input_id!r}")
     elif content_type in JSON_TYPES:
         headers.pop("scaleplug", None)  # unsigned: its result is Celery's to store, and nobody's outcome
     else:
         raise RefusedError(f"its content type {content_type!r} is neither scaleplug's nor JSON")
     return _complete(message)
+
+
+def _ids(reply: dict[str, Any], *, packed: bool) -> tuple[str, ...]:
+    """Return the ids that an input may have been signed for."""
+    call, index, count = reply["call"], reply["index"], reply.get("pack", 0)
+    if packed != bool(count):
+        return ()
+    return (pack_id(call, index, count),) if packed else (call, f"{call}:{index}")
 
 
 def _complete(message: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +82,7 @@ def reply_of(message: Any) -> dict[str, Any]:
         "caller": str(reply.get("caller", "")),
         "index": reply["index"] if isinstance(reply.get("index"), int) else 0,
         "keep": reply["keep"] if isinstance(reply.get("keep"), int) else 0,
+        **({"pack": reply["pack"]} if isinstance(reply.get("pack"), int) else {}),
     }
 
 
