@@ -155,6 +155,7 @@ class Map(Generic[R]):
         outcomes = Outcomes(self._open_caller(), self.call)
         complete = False
         try:
+            self._pace()
             while True:
                 if not self._has_ready():  # what is ready must not wait for an input that is long in coming
                     self._read_inputs()
@@ -182,6 +183,7 @@ class Map(Generic[R]):
         reader: asyncio.Task[None] | None = None
         complete = False
         try:
+            self._pace()
             reader = self._begin_reading(outcomes)
             while True:
                 self._accept_all(outcomes)

@@ -30,13 +30,17 @@ if redis.call('ZCARD', delayed) <= 5000 then
   end
 end
 for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
+  local ids = {}
   for _, id in ipairs(redis.call('HKEYS', P .. 'claims:' .. container .. ':' .. epoch_of(container))) do
     if id == call or string.sub(id, 1, #call + 1) == call .. ':' then
-      redis.call('RPUSH', P .. 'control:' .. container, 'cancel ' .. id)
-      redis.call('EXPIRE', P .. 'control:' .. container, 60)
+      ids[#ids + 1] = id
       redis.call('ZADD', P .. 'cancelling:' .. fn, 'NX', now() + tonumber(ARGV[6]), id)
       told = told + 1
     end
+  end
+  if #ids > 0 then -- one order for all: none is to begin because another one was interrupted first
+    redis.call('RPUSH', P .. 'control:' .. container, 'cancel ' .. table.concat(ids, '\n'))
+    redis.call('EXPIRE', P .. 'control:' .. container, 60)
   end
 end
 ring(fn)

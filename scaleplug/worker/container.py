@@ -258,7 +258,7 @@ class Container:
                 continue
             order, _, subject = found[1].decode().partition(" ")
             if order == "cancel":
-                self.runner.cancel(subject)
+                self.runner.cancel(*subject.split("\n"))
             elif order == "slots" and self.intake is not None:
                 self.intake.set_slots(int(subject))
 

@@ -115,6 +115,7 @@ class Packed:
                 text = f"an argument of {self.claim.task} can't be unpickled: {type(exc).__name__}: {exc}"
                 self._failed(run, request, SerializationError(text))
                 return
+            run.input_id = request.id
             with running(request.id, call):
                 self._call(run, body, request)
         finally:

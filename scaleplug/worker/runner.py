@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 CELERYS_OWN = (Ignore, Reject, Retry)
 OWN_FILES = (__file__, streams.__file__, str(Path(__file__).with_name("packed.py")))
-ORDERS_KEPT = 100
+ORDERS_KEPT = 1_000
 """Orders to cancel that are kept for inputs still on their way through Celery."""
 
 
@@ -241,7 +241,7 @@ class Runner:
             if run.interrupted:
                 coroutine.close()
                 raise InputCancellation
-            with _running(run.claim):  # here too: asyncio's runner keeps the context of its first input
+            with _running(run.claim, run.input_id):  # here too: asyncio's runner keeps the context of its first input
                 return await coroutine
         finally:
             run.task = None
@@ -346,14 +346,16 @@ class Runner:
 
     # -- cancelling ------------------------------------------------------------------------------------------------
 
-    def cancel(self, input_id: str) -> None:
-        """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
-        self._cancelled[input_id] = None  # first: the order may come before the input, which Redis has given already
+    def cancel(self, *input_ids: str) -> None:
+        """Interrupt inputs that run now, or when they are about to; for the thread that hears orders."""
+        # First: the order may come before the input, which Redis has given already.
+        self._cancelled.update(dict.fromkeys(input_ids))
         while len(self._cancelled) > self._orders_kept:
             del self._cancelled[next(iter(self._cancelled))]
-        run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
-        if run is not None:
-            run.interrupt("cancel")
+        for input_id in input_ids:
+            run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
+            if run is not None:
+                run.interrupt("cancel")
 
     def _leave_batch(self, input_id: str) -> Run | None:
         """Take an input out of the batch that runs, and return the run if nobody is left who wants a result."""
@@ -375,8 +377,8 @@ class Runner:
             raise InputCancellation
 
 
-def _running(claim: Claim) -> AbstractContextManager[None]:
-    return running(claim.id, claim.reply.get("call") or claim.id)
+def _running(claim: Claim, input_id: str = "") -> AbstractContextManager[None]:
+    return running(input_id or claim.id, claim.reply.get("call") or claim.id)
 
 
 def own_frames_off(exc: BaseException) -> Any:
