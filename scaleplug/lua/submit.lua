@@ -5,8 +5,8 @@
 --       inputs it had before, 1 if more are to come,
 --       number of messages (and, after a ':', how many inputs each holds, where some are packs), the messages: a line
 --       each, or an argument each where they hold line ends.
--- Returns {inputs accepted, pending before, running, timed, microseconds, containers}; {-1, 0, 0} when the function takes
--- none, see `admit`.
+-- Returns {inputs accepted, pending before, running}, and of a map {..., timed, microseconds, containers}, by which its
+-- caller tells whether inputs are short; {-1, 0, 0} when the function takes none, see `admit`.
 local admitted, refused = admit(ARGV[1])
 if refused then return refused end
 ARGV[1] = admitted
@@ -23,8 +23,9 @@ end
 if n > 1 and #ARGV == 10 then packed = ARGV[10] end
 local room = most - pending
 if total > 0 then room = math.min(room, total - pending - running) end
-local known = redis.call('HMGET', P .. 'stats:' .. fn, 'timed', 'microseconds')
 local function answer(accepted)
+  if not partial or ARGV[5] ~= '' then return {accepted, pending, running} end
+  local known = redis.call('HMGET', P .. 'stats:' .. fn, 'timed', 'microseconds')
   local containers = redis.call('SCARD', P .. 'containers:' .. fn)
   return {accepted, pending, running, tonumber(known[1] or '0'), tonumber(known[2] or '0'), containers}
 end

@@ -194,7 +194,7 @@ class Intake:
             return self._claimed.popleft()
         return self.take_and(self._claim_with_others, timeout)
 
-    def take_and(self, claim: Callable[[bytes], T | None], timeout: float) -> T | None:
+    def take_and(self, claim: Callable[[bytes], T], timeout: float) -> T | None:
         """Wait for a message and return what ``claim`` makes of it; it lies in the transit list until then."""
         if self.draining:
             return None
@@ -211,7 +211,7 @@ class Intake:
         except redis.exceptions.OutOfMemoryError:
             return self._take_without_memory(claim)
 
-    def _take_without_memory(self, claim: Callable[[bytes], T | None]) -> T | None:
+    def _take_without_memory(self, claim: Callable[[bytes], T]) -> T | None:
         # Redis refuses the blocking take, but not a script that is allowed to: running what is there frees memory.
         self._asked = 0.0
         raws = self.store.take_many(self.container, self.epoch, self.function, 1)
@@ -361,8 +361,13 @@ class Intake:
             version=self.version, most=most, ended=ended, link=link,
         )  # fmt: skip
 
-    def hold(self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed) -> dict[str, Any] | None:
-        """Note that the container holds an input; ``None`` if that was a pack, and its inputs are to run alone."""
+    def hold(
+        self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed, *, fetch: bool = True
+    ) -> dict[str, Any] | None:
+        """Note that the container holds an input; ``None`` if that was a pack, and its inputs are to run alone.
+
+        ``fetch`` brings its arguments, where they are large.
+        """
         headers = message["headers"]
         # A redelivered message carries its publisher's tag again.
         tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
@@ -380,9 +385,13 @@ class Intake:
         if reply.get("pack") and (not self.runs_packs or claim.attempt > 1 or claim.verdict):
             break_up(self, claim, message)
             return None
-        if claim.large:
-            self.insist(lambda: self.payloads.fetch(claim.large))
+        if claim.large and fetch:
+            self.fetch(claim)
         return message
+
+    def fetch(self, claim: Claim) -> None:
+        """Bring the large arguments of an input."""
+        self.insist(lambda: self.payloads.fetch(claim.large))
 
     def refuse(self, raw: bytes, reason: str) -> None:
         """Set the message aside that was just taken."""

@@ -63,9 +63,13 @@ class Turns:
 
     def go(self, timeout: float) -> bool:
         """Run what there is, and more as long as there is some; False when nothing came in time."""
-        turned = self.intake.take_and(self._claim_first, timeout)
-        if turned is None:
+        first: Turned | dict[str, Any] | None = self.intake.take_and(self._claim_first, timeout)
+        if first is None:
             return False
+        if isinstance(first, dict):
+            self._deliver(first)
+            return True
+        turned: Turned | None = first
         while turned is not None and self._hold(turned):
             self._run_list()
             turned = self._hand_back()
@@ -79,8 +83,8 @@ class Turns:
             return 1
         return max(1, min(MOST, int(SECONDS / max(self._seconds, 1e-7))))
 
-    def _claim_first(self, raw: bytes) -> Turned | None:
-        """Claim the message that was just taken, and others with it."""
+    def _claim_first(self, raw: bytes) -> Turned | dict[str, Any] | None:
+        """Claim the message that was just taken, and others with it; what is for Celery comes by itself."""
         intake = self.intake
         try:
             message = read_message(raw, intake.function, intake.tasks, intake.keyring)
@@ -95,10 +99,7 @@ class Turns:
             if turned.claimed:
                 return turned
         # It came from Celery's own calls; or it asks for newer code, was cancelled, or can be claimed no more.
-        claimed = intake.claim(raw)
-        if claimed is not None:
-            self._deliver(claimed)
-        return Turned((), False, ())
+        return intake.claim(raw)
 
     def _hold(self, turned: Turned) -> bool:
         """Note what has been claimed; return whether there is something to run."""
@@ -109,7 +110,7 @@ class Turns:
             except RefusedError:  # it came with others: when it comes first, it is set aside
                 self._put_back(raw)
                 continue
-            kept = intake.hold(message, reply_of(message), claimed)
+            kept = intake.hold(message, reply_of(message), claimed, fetch=False)
             if kept is not None:
                 self._waiting.append((intake.by_id[kept["headers"]["id"]], kept))
         return bool(self._waiting)
@@ -147,6 +148,8 @@ class Turns:
     def _run_one(self, claim: Claim, message: dict[str, Any]) -> None:
         body = self.fast.takes(claim, message["headers"])
         if body is None:
+            if claim.large:
+                self.intake.fetch(claim)
             self._deliver(message)
             return
         try:

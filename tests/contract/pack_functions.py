@@ -11,10 +11,16 @@ from uuid import uuid4
 
 from celery import current_task
 
-from scaleplug import App, Retries, current_function_call_id, current_input_id
+from scaleplug import App, Retries, concurrent, current_function_call_id, current_input_id
 from tests.contract.functions import wait_for
 
 app = App("packs")
+
+
+@app.function(max_containers=1)
+def echo(x: int) -> int:
+    """Return x."""
+    return x
 
 
 @app.function(max_containers=1)
@@ -85,6 +91,13 @@ def keep(shared: list[int]) -> int:
 def sized(size: int) -> bytes:
     """Return so many bytes."""
     return bytes(size)
+
+
+@app.function(max_containers=1)
+@concurrent(max_inputs=3)
+def several(x: int) -> tuple[int, str | None]:
+    """Run beside others."""
+    return x, current_input_id()
 
 
 class Sealed:

@@ -177,6 +177,14 @@ def test_limits_count_inputs(side: Side, tmp_path: Path) -> None:
     no_trace(side, p.noted)
 
 
+def test_a_container_that_runs_no_packs_takes_them_apart(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RedisCaller, "pack_size", lambda *_: 10)  # as a caller with an older version of the code would
+    results = list(p.several.map(range(55)))
+    assert [x for x, _ in results] == list(range(55))
+    assert [str(input_id).rpartition(":")[2] for _, input_id in results] == [str(x) for x in range(55)]
+    no_trace(side, p.several)
+
+
 def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
