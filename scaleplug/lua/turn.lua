@@ -65,7 +65,9 @@ local crashes, retries = most > 0 and redis.call('EXISTS', P .. 'crashes:' .. fn
 if most > 0 then retries = redis.call('EXISTS', P .. 'retries:' .. fn) == 1 end
 local held, deadlines, taken, bytes, claimed = {}, {}, 0, 0, {}
 local out_of_queue, now_running, from, deadline = 0, 0, transit, now() + tonumber(ARGV[4])
-while taken < most and bytes < 4000000 and #claimed < 500 do
+local looked = 0 -- at those of cancelled calls too: there may be a million
+while taken < most and bytes < 4000000 and looked < 500 do
+  looked = looked + 1
   local message = from == transit and redis.call('LINDEX', transit, 0)
   if not message then message, from = redis.call('LINDEX', queue, -1), queue end
   if not message then break end

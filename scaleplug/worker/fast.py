@@ -8,7 +8,6 @@ task events, the log of failures. Everything else takes Celery's own way.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from scaleplug.worker.intake import Claim
 from scaleplug.worker.runner import Body, Runner
 
 CUSTOM = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
+EVENTS_AT_ONCE = 1_000
 OWN = frozenset({*Context.__dict__, "lang", "task", "argsrepr", "kwargsrepr", "compression"})
 """The headers that are no custom ones, as Celery sees it."""
 
@@ -108,7 +108,7 @@ class Fast:
                 kwargs=request.kwargsrepr, root_id=request.root_id, parent_id=request.parent_id,
                 retries=request.retries, eta=None, expires=None,
             )  # fmt: skip
-            self.events.send("task-started", uuid=request.id, pid=os.getpid())
+            self.events.send("task-started", uuid=request.id)
 
     def succeeded(self, task: Task, request: Context, value: Any, began: float, *, packed: bool = False) -> None:
         """Tell that an input has ended well."""
@@ -145,6 +145,14 @@ class Fast:
                 retval=value, state=state,
             )  # fmt: skip
 
+    def bulk_events(self, on: bool) -> None:
+        """Collect task events, or send those collected in one message, and each at once from now on."""
+        if self.events is not None:
+            self.events.buffer_group = frozenset({"task"} if on else ())
+            self.events.buffer_limit = EVENTS_AT_ONCE
+            if not on:
+                self.events.flush()
+
     # -- packs in Flower -------------------------------------------------------------------------------------------
 
     def _tells(self, task: Task, packed: bool) -> bool:
@@ -158,7 +166,7 @@ class Fast:
                 "task-received", uuid=values["id"], name=task.name, args=f"({inputs} inputs)", kwargs="{}",
                 root_id=values["root_id"], parent_id=values["parent_id"], retries=0, eta=None, expires=None,
             )  # fmt: skip
-            self.events.send("task-started", uuid=values["id"], pid=os.getpid())
+            self.events.send("task-started", uuid=values["id"])
 
     def pack_ends(self, task: Task, values: Mapping[str, Any], ran: str, seconds: float) -> None:
         """Tell that it has ended."""

@@ -94,9 +94,10 @@ def _body(keyring: Keyring, context: str, payload: bytes) -> str:
 def break_up(intake: Intake, claim: Claim, message: Mapping[str, Any]) -> None:
     """Make every input of a pack a message of its own, at the head of the queue.
 
-    Each has had the attempts that the pack has had, so that the one which takes its containers down is found.
+    Each has had the attempt that the pack has had, so that the one which takes its containers down is found. A pack has
+    had one at most: whoever took it after that died before anything ran.
     """
-    attempts = claim.attempt - 1
+    attempts = min(claim.attempt - 1, 1)
     try:
         made = Pack(claim, message, intake.function).singles(intake.keyring, 0, attempts, claim.crash)
     except SerializationError as exc:

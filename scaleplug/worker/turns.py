@@ -128,6 +128,7 @@ class Turns:
         inputs, began = 0, time.monotonic()
         if len(self._waiting) > 1 or "pack" in self._waiting[0][0].reply:
             self._wake_watchdog()
+            self.fast.bulk_events(True)
         with self.lock:
             self._since = began
         while True:
@@ -141,6 +142,7 @@ class Turns:
             else:
                 inputs += 1
                 self._run_one(claim, message)
+        self.fast.bulk_events(False)
         if inputs:
             took = (time.monotonic() - began) / inputs
             self._seconds = took if self._seconds is None else (self._seconds + took) / 2
@@ -266,6 +268,7 @@ class Turns:
             rest, ended = self._drain()
         self._give_back(rest)
         self._send(ended)
+        self.fast.bulk_events(False)  # what still runs is to be seen
 
     def _send(self, ended: list[tuple[Claim, Ended]]) -> None:
         """Hand back what has ended, from a thread that is not the consumer's."""
