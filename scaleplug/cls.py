@@ -146,7 +146,7 @@ class Cls(Generic[T]):
             named = f"by name ({names})" if names else "by name (NAME=VALUE)"
             raise InvalidError(f"{self.full_name} takes its parameters {named}, not {args!r}")
         if self.parameters is not None:
-            parameters = resolve(self.full_name, self.parameters, parameters)
+            resolve(self.full_name, self.parameters, parameters)  # what doesn't fit is told here
         return Obj(ObjectPool(self, parameters))
 
     def __getattr__(self, name: str) -> Any:
@@ -284,8 +284,9 @@ class ObjectPool(Autoscaled, Generic[T]):
                     raise ExecutionError(f"{cls.full_name} is a function: use Function.from_name for it")
                 known, self._callables = tuple(unpack(base.schema).values()), base.callables
             values = resolve(cls.full_name, known, self.given)
-            default = all(values[p.name] == p.default for p in known)
-            shown = told({p.name: values[p.name] for p in known if values[p.name] != p.default} | cls.options)
+            # Who names a value means it, also when a deployment changes the default to another one.
+            default = not self.given
+            shown = told({p.name: values[p.name] for p in known if p.name in self.given} | cls.options)
             if default and not cls.options:
                 self._settled = (cls.full_name, "", "")
             else:

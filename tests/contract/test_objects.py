@@ -92,8 +92,9 @@ def test_parameters_are_checked_at_once(side: Side) -> None:
 
 
 def test_each_set_of_parameters_has_a_pool_and_the_defaults_are_the_classes_own(side: Side) -> None:
-    default, same, other = o.Greeter(), o.Greeter(greeting="hello", times=1), o.Greeter(times=2)
-    assert default.greet.full_name == same.greet.full_name == "objects.Greeter"
+    default, named, other = o.Greeter(), o.Greeter(greeting="hello", times=1), o.Greeter(times=2)
+    assert default.greet.full_name == "objects.Greeter"
+    assert named.greet.full_name == o.Greeter(times=1, greeting="hello").greet.full_name != default.greet.full_name
     assert other.greet.full_name == o.Greeter(times=2).greet.full_name != "objects.Greeter"
     assert other.greet.full_name.startswith("objects.Greeter~")
     assert default.greet.full_name == default.others.full_name

@@ -23,6 +23,7 @@ from scaleplug.store import Store
 from tests.helpers import wait_until
 from tests.integration import jobs
 from tests.integration.conftest import SOURCE
+from tests.integration.test_delivery import starts
 
 CONTROL = """
 import logging, os, pathlib, sys
@@ -132,10 +133,9 @@ def test_what_a_container_held_that_died_without_a_controller_comes_back(site: S
     first = site.controller()
     wait_until(site.leads, 10, "it leads")
     call = jobs.note.spawn(str(tmp_path), "held", 1.0)
-    wait_until((tmp_path / "held").exists, 10, "the input starts")
+    ((pid, _),) = wait_until(lambda: starts(tmp_path, "held"), 10, "the input starts")
     first.kill()
     first.wait()
-    pid = int((tmp_path / "held").read_text().split()[1])
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not alive(pid), 5, "the container dies")
     site.controller()

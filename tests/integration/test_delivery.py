@@ -26,8 +26,9 @@ from tests.integration.conftest import Surroundings
 def starts(folder: Path, name: str) -> list[tuple[int, float]]:
     """Return (pid, time) of every start that an input has written down."""
     path = folder / name
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(int(line.split()[1]), float(line.split()[2])) for line in lines if line.startswith("start")]
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    written = [line.split() for line in lines if line.endswith("\n")]
+    return [(int(pid), float(at)) for what, pid, at in written if what == "start"]
 
 
 def settled(surroundings: Surroundings, function: Any) -> bool:

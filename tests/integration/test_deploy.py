@@ -410,6 +410,17 @@ def test_an_app_that_was_only_registered_can_be_stopped_and_comes_back_when_it_i
     assert site.app()["state"] == "registered"
 
 
+def test_a_value_that_was_named_outlives_a_default_that_changes(site: Site):
+    site.controller()
+    site.deploy("one")
+    model = Cls.from_name("shop", "Model")
+    plain, named = model(), model(size="small")
+    assert (plain.predict.remote(1), named.predict.remote(1)) == (("small", "one", 1), ("small", "one", 1))
+    site.deploy("two", change=lambda text: text.replace('default="small"', 'default="large"'))
+    wait_until(lambda: plain.predict.remote(2) == ("large", "two", 2))
+    wait_until(lambda: named.predict.remote(2) == ("small", "two", 2))
+
+
 def test_exit_runs_when_the_controller_ends(site: Site, tmp_path: Path):
     controller = site.controller()
     leave = "    @scaleplug.exit()\n    def leave(self):\n        Path(self.size).touch()\n\n"

@@ -49,7 +49,8 @@ def gone(surroundings: Surroundings) -> None:
 
 def starts(folder: Path, name: str) -> list[int]:
     file = folder / name
-    return [int(line.split()[1]) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [int(line.split()[1]) for line in lines if line.endswith("\n")]
 
 
 @pytest.fixture
