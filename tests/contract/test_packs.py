@@ -17,7 +17,7 @@ import pytest
 from scaleplug.client import RedisCaller
 from scaleplug.errors import ContainerCrashError, FunctionTimeoutError, SerializationError
 from scaleplug.function import Function
-from scaleplug.packing import LEAST
+from scaleplug.packing import LEAST, Pace
 from tests.contract import pack_functions as p
 from tests.contract.sides import Real, Side, limits, settle
 from tests.helpers import wait_until
@@ -25,18 +25,32 @@ from tests.helpers import wait_until
 COUNT = 400
 
 
-def warm(side: Side, function: Function[..., Any], *row: Any) -> None:
-    """Call a function until its inputs are known to be short: from then on they are packed."""
+class Short(Pace):
+    """A pace that stays what it is, however slow the machine that runs the tests."""
 
-    def is_known() -> bool:
-        list(function.starmap([row] * 40))
-        if not isinstance(side, Real):
-            return True
+    def note(self, _: Any) -> None:
+        self.service = 0.0005
+
+
+def warm(side: Side, function: Function[..., Any], *row: Any) -> None:
+    """Call a function, and let its inputs be known to be short: from then on they are packed."""
+    list(function.starmap([row] * 20))
+    if isinstance(side, Real):
         caller = p.app.caller()
         assert isinstance(caller, RedisCaller)
-        return caller.pack_size(function, COUNT, 1_000) >= LEAST
+        pace = caller._paces[function.full_name] = Short()
+        pace.note(None)
+        assert caller.pack_size(function, COUNT, 1_000) >= LEAST
 
-    wait_until(is_known, timeout=30, message=f"{function} is known to be short")
+
+def test_a_caller_learns_that_inputs_are_short(side: Side) -> None:
+    if not isinstance(side, Real):
+        pytest.skip("the twin has no packs")
+    caller = p.app.caller()
+    assert isinstance(caller, RedisCaller)
+    caller._paces.clear()
+    assert caller.pack_size(p.echo, COUNT, 1_000) == 1
+    wait_until(lambda: not any(p.echo.map([0] * 40)) and caller.pack_size(p.echo, COUNT, 1_000) >= LEAST, 30)
 
 
 def no_trace(side: Side, function: Function[..., Any]) -> None:
