@@ -64,7 +64,7 @@ def sometimes(folder: Path, x: int, waits: int) -> int:
     return x
 
 
-@app.function(max_containers=1, timeout=1)
+@app.function(max_containers=1, timeout=1, startup_timeout=60)
 def too_long(x: int, sleeps: int) -> int:
     """Sleep for ever with one input."""
     if x == sleeps:
