@@ -1,7 +1,7 @@
 # Everything here happens in $(VENV); the environment of the user is never touched.
 # Another Python: make test PYTHON=python3.12
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-quick clean
+.PHONY: help demo test check lint bench bench-quick chaos fuzz clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,11 +31,17 @@ lint: $(VENV)/.has-dev ## ruff, mypy --strict and the import contracts
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md
+fuzz: $(VENV)/.has-dev ## feed what reads messages, records and arguments with anything, for ten minutes
+	@FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/unit/test_fuzz.py --timeout 900
+
+bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md and its picture
 	@$(BIN)/python -m benchmarks
 
-bench-quick: $(VENV)/.has-dev ## the benchmarks in a minute or two, for a first look
+bench-quick: $(VENV)/.has-dev ## the benchmarks in under 3 minutes, for a first look
 	@$(BIN)/python -m benchmarks --quick
+
+chaos: $(VENV)/.has-dev ## make everything fail that may fail, for more than an hour: a line each
+	@$(BIN)/python -m tests.chaos
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,45 +1,31 @@
-"""Many inputs in one container: sleeping tasks and threads, memory, no-ops beside arq and taskiq.
-
-The rivals need a Python of their own each, since arq can't be installed beside this version of redis-py::
-
-    python -m venv build/rivals/arq && build/rivals/arq/bin/pip install arq
-    python -m venv build/rivals/taskiq && build/rivals/taskiq/bin/pip install taskiq-redis
-"""
+"""Many inputs in one container: sleeping tasks and threads, memory, no-ops beside arq and taskiq."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
 from typing import Any
 
 import psutil
 
 from benchmarks import shared_functions as functions
+from benchmarks.contest import contest
+from benchmarks.entrants import descriptions, ready_peers
 from benchmarks.harness import Plan, Result, Row, Summary, seconds, wait_until
 from benchmarks.memory import pss
 from benchmarks.surroundings import Surroundings, surroundings
 from benchmarks.workers import Peer
 from scaleplug.embedded import EmbeddedRedis
 
-ROOT = Path(__file__).parents[1]
-RIVALS = ROOT / "build" / "rivals"
-WORKERS = {
-    "arq": ["arq", "arq_app.WorkerSettings"],
-    "taskiq": ["taskiq", "worker", "taskiq_app:broker", "--workers", "1", "--max-async-tasks", "1000"],
-}
-NO_OPS, RIVALS_NO_OPS = 10_000, 5_000
+ASYNC_PEERS = ("arq", "taskiq")
+NO_OPS, RIVALS_NO_OPS, QUICK_NO_OPS = 10_000, 5_000, 2_000
 WAITS, COMPUTES = [0.1] * 100, [0.05] * 20
 
 
 def measure(plan: Plan) -> Result:
     pools = {**functions.waits, **{f"{pool} computes": f for pool, f in functions.computes.items()}}
-    everything = (functions.sleep_async, functions.sleep_threads, functions.nothing, *pools.values())
-    with surroundings(functions.app, *everything) as around:
+    shared = (functions.sleep_async, functions.sleep_threads, functions.nothing)
+    with surroundings(functions.app, *shared, *(() if plan.quick else pools.values())) as around:
         rounds = plan.rounds(3, 1)
         tasks = _times(functions.sleep_async, [1.0] * 1_000, rounds)
         threads = _times(functions.sleep_threads, [1.0] * 30, rounds)
@@ -49,9 +35,10 @@ def measure(plan: Plan) -> Result:
             celery = Summary.of([seconds(lambda: peer.map("hold", [1.0] * 30)) for _ in range(rounds)], "s")
         held, live = _with_a_thousand(around)
         no_ops = _times(functions.nothing, list(range(NO_OPS)), plan.rounds(5, 2))
-        kinds = {name: _times(f, COMPUTES if "computes" in name else WAITS, 1) for name, f in pools.items()}
-    rivals = {name: _rival(name, plan.rounds(2, 1)) for name in WORKERS}
-    found = {name: RIVALS_NO_OPS / rival.p50 for name, rival in rivals.items() if rival is not None}
+        shown = {} if plan.quick else pools
+        kinds = {name: _times(f, COMPUTES if "computes" in name else WAITS, 1) for name, f in shown.items()}
+    rivals, missing = _rivals(plan)
+    found = {name: rival.p50 for name, rival in rivals.items()}
     best = max(found, key=lambda name: found[name], default="")
     return Result(
         name="concurrency",
@@ -70,18 +57,12 @@ def measure(plan: Plan) -> Result:
         ),
         samples={
             "1,000 async x 1 s": tasks, "30 sync x 1 s": threads, "celery threads": celery, "no-ops": no_ops,
-            **{name: rival for name, rival in rivals.items() if rival is not None},
+            **rivals,
             **{f"100 waits of 0.1 s, {name}" if "computes" not in name else f"20 x 50 ms, {name}": s
                for name, s in kinds.items()},
         },
-        unfair=(
-            "A map sends its inputs in bulk, which the rivals can't; it reads its results, theirs aren't read.",
-        ),
-        remarks=(
-            ", ".join(f"{name}: {rate:,.0f}/s" for name, rate in found.items()) or "No rival is installed.",
-            f"{RIVALS_NO_OPS:,} no-ops of each rival, one worker each.",
-            "arq with max_jobs=1000 and poll_delay=0.01, taskiq with its stream broker and --max-async-tasks 1000.",
-        ),
+        unfair=("A map sends its inputs in bulk, which the peers can't.",),
+        remarks=(*descriptions(list(rivals)), *missing),
     )  # fmt: skip
 
 
@@ -108,32 +89,15 @@ def _with_a_thousand(around: Surroundings) -> tuple[float, int]:
     return held, live
 
 
-def _rival(name: str, rounds: int) -> Summary | None:
-    """Return how long a rival takes for the no-ops; ``None`` where it isn't installed."""
-    python = RIVALS / name / "bin" / "python"
-    if not python.exists():
-        return None
-    with EmbeddedRedis() as redis:
-        environ = {**os.environ, "RIVALS_URL": redis.url}
-        with _worker(name, environ):
-            command = [str(python), f"{name}_app.py", str(RIVALS_NO_OPS)]
-            where = {"cwd": Path(__file__).parent / "rivals", "env": environ}
-            runs = [
-                subprocess.run(command, check=True, capture_output=True, timeout=90, **where) for _ in range(rounds)
-            ]
-    return Summary.of([float(run.stdout) for run in runs], "s")
-
-
-@contextlib.contextmanager
-def _worker(name: str, environ: dict[str, str]) -> Iterator[None]:
-    program, *options = WORKERS[name]
-    process = subprocess.Popen(
-        [str(RIVALS / name / "bin" / program), *options], cwd=Path(__file__).parent / "rivals", env=environ,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _rivals(plan: Plan) -> tuple[dict[str, Summary], list[str]]:
+    """Return how many no-ops a second the peers that are asynchronous do with one worker."""
+    peers, missing = ready_peers()
+    inputs, rates = plan.rounds(RIVALS_NO_OPS, QUICK_NO_OPS), defaultdict(list)
+    entrants = [peer for peer in peers if peer.name in ASYNC_PEERS]
+    with EmbeddedRedis() as redis, contest(entrants, redis.url, missing=missing) as found:
+        for _ in range(plan.rounds(3, 1)):
+            for name in found.names:
+                took = found.turn(name, "map", inputs=inputs)
+                if took is not None:
+                    rates[name].append(inputs / took)
+    return {name: Summary.of(values, "/s") for name, values in rates.items()}, found.missing

@@ -27,7 +27,7 @@ def warm(number: int) -> int:
     return number
 
 
-@app.function(min_containers=20, max_containers=20)
+@app.function(max_containers=100)
 def resting(seconds: float) -> int:
     return bodies.hold(seconds)
 

@@ -1,4 +1,4 @@
-"""The memory of an idle container, beside a plain Celery worker."""
+"""The memory of idle containers, however many there are, beside plain Celery workers."""
 
 from __future__ import annotations
 
@@ -9,63 +9,77 @@ from pathlib import Path
 import psutil
 
 from benchmarks import functions
-from benchmarks.harness import Plan, Result, Row, wait_until
+from benchmarks.harness import Plan, Result, Row, Summary, wait_until
 from benchmarks.surroundings import Surroundings, surroundings
 from benchmarks.workers import Peer
 
-CONTAINERS = 20
+COUNTS = (1, 10, 20, 100)
+PROMISED, MOST = 20, 10.0
 PEERS = 3
 
 
 def measure(_plan: Plan) -> Result:
     if not Path("/proc/self/smaps_rollup").exists():
         raise RuntimeError("needs Linux: it is read from /proc/PID/smaps_rollup")
+    remarks = []
+    each: dict[int, float] = {}
     with surroundings(functions.app, functions.resting) as around:
-        containers = wait_until(lambda: _ready(around), f"{CONTAINERS} containers are ready")
-        used = set(functions.resting.map([0.3] * CONTAINERS))  # an idle container has run something before
-        zygotes = {psutil.Process(pid).ppid() for pid in containers}
-        each = [pss(pid) for pid in containers]
-        zygote = sum(map(pss, zygotes))
-        controllers = {psutil.Process(pid).ppid() for pid in zygotes}
-        controller = sum(map(pss, controllers))
+        for count in COUNTS:
+            each[count], remark = _per_container(around, count)
+            remarks.append(remark)
         workers = _workers(Peer(around.redis.url))
-    ours, peer = (sum(each) + zygote) / CONTAINERS, statistics.median(workers)
+    peer = statistics.median(workers)
     return Result(
         name="memory",
-        rows=(
+        rows=tuple(
             Row(
-                what=f"PSS per idle container, {CONTAINERS} of them, their zygote's share counted",
+                what=f"PSS per idle container, {count} of them, zygote and spare counted",
                 unit="MiB",
-                ours=ours,
+                ours=each[count],
                 peer=peer,
                 peer_is="celery worker -P solo, idle",
-                most=18,
-            ),
-            Row(
-                what=f"PSS of {CONTAINERS} idle containers, zygote and controller",
-                unit="MiB",
-                ours=sum(each) + zygote + controller,
-                peer=CONTAINERS * peer,
-                peer_is=f"{CONTAINERS} x celery worker -P solo",
-            ),
+                most=MOST if count == PROMISED else None,
+            )
+            for count in COUNTS
         ),
+        samples={
+            **{f"{count} containers": Summary.of([value], "MiB") for count, value in each.items()},
+            "celery worker": Summary.of(workers, "MiB"),
+        },
         unfair=(
             "A container shares what its zygote has loaded until it writes to it; this function imports nothing heavy.",
             "A container's Celery worker has no remote control, gossip and heartbeat; the peer has Celery's defaults.",
         ),
         remarks=(
-            f"{len(used)} of the {CONTAINERS} had run an input, and so had each of the {PEERS} workers of the peer.",
-            f"Zygote {zygote:.1f} MiB, a container {statistics.median(each):.1f} MiB, controller {controller:.1f} MiB.",
+            *remarks,
+            f"Each of the {PEERS} workers of the peer had run a task.",
             "The private Redis is left out on both sides.",
         ),
     )
 
 
-def _ready(around: Surroundings) -> list[int]:
+def _per_container(around: Surroundings, count: int) -> tuple[float, str]:
+    """Return the memory for each of so many idle containers, in MiB, and what else there is to tell."""
+    functions.resting.update_autoscaler(min_containers=count)
+    pids = wait_until(lambda: _ready(around, count), f"{count} containers are ready")
+    used = set(functions.resting.map([0.3] * count))  # an idle container has run something before
+    (zygote,) = {psutil.Process(pid).ppid() for pid in pids}
+    family = [zygote, *(child.pid for child in psutil.Process(zygote).children())]
+    containers, whole = [pss(pid) for pid in pids], sum(map(pss, family))
+    controller = pss(psutil.Process(zygote).ppid())
+    others = len(family) - 1 - count
+    remark = (
+        f"{count}: a container {statistics.median(containers):.1f} MiB, zygote {pss(zygote):.1f} MiB, {others} others "
+        f"forked from it, controller {controller:.1f} MiB; {len(used)} had run an input."
+    )
+    return whole / count, remark
+
+
+def _ready(around: Surroundings, count: int) -> list[int]:
     """Return the containers' processes when all are ready."""
     records = around.containers(functions.resting).values()
     processes = [int(record["pid"]) for record in records if record.get("state") == "ready"]
-    return processes if len(processes) == CONTAINERS else []
+    return processes if len(processes) == count else []
 
 
 def _workers(peer: Peer) -> list[float]:

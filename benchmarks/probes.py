@@ -11,4 +11,4 @@ def nothing() -> None:
     pass
 
 
-probes = [app.function(name=f"probe_{n}", scaledown_window=2)(nothing) for n in range(120)]
+probes = [app.function(name=f"probe_{n}", scaledown_window=2)(nothing) for n in range(1_000)]

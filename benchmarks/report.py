@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness import Result, Row
+from benchmarks.harness import Result, Row, Summary
 
 COMMAND = "python -m benchmarks"
 HEADS = ("what", "ours", "peer", "the peer", "ratio", "target", "met")
@@ -24,8 +24,12 @@ What this printed on {machine}:
 {command}
 ```
 
-It takes about {minutes} minutes, starts everything it needs and ends it again. `--quick` is a first look with fewer
-rounds, `--only NAME` runs one measurement; neither writes this page.
+`make bench` does the same. It takes about {minutes} minutes, starts everything it needs and ends it again. `--quick`
+(`make bench-quick`) is a first look with fewer rounds in under 3 minutes, `--only NAME` runs one measurement; neither
+writes this page. The peers are installed into `build/rivals` first, each in an environment of its own; one that can't
+be is named and left out.
+
+![Bars: scaleplug beside plain Celery, dramatiq, rq, huey, arq and taskiq](images/benchmarks.png)
 
 Each figure stands beside its peer's from the same run; ours and the peer's rounds take turns. The ratio tells how many
 times better ours is. Figures are medians where the row doesn't say otherwise.
@@ -34,7 +38,7 @@ times better ours is. Figures are medians where the row doesn't say otherwise.
 
 def print_table(results: Sequence[Result], console: Console) -> None:
     """Print the rows of all results."""
-    table = Table(*HEADS, title="scaleplug beside plain Celery", title_justify="left")
+    table = Table(*HEADS, title="scaleplug beside plain Celery and others", title_justify="left")
     for result in results:
         for row in result.rows:
             table.add_row(*cells(row), style="red" if row.met is False else "")
@@ -50,6 +54,18 @@ def write_json(results: Sequence[Result], machine: Mapping[str, str], path: Path
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": dict(machine), "results": rows}, indent=2) + "\n")
+
+
+def read_json(path: Path) -> tuple[list[Result], dict[str, str]]:
+    """Return what :func:`write_json` wrote: the results, and the machine."""
+    kept = json.loads(path.read_text())
+    results = []
+    for found in kept["results"]:
+        rows = tuple(Row(**{k: v for k, v in row.items() if k not in {"ratio", "met"}}) for row in found["rows"])
+        samples = {name: Summary(**values) for name, values in found["samples"].items()}
+        lists = {name: tuple(found[name]) for name in ("unfair", "remarks")}
+        results.append(Result(name=found["name"], rows=rows, samples=samples, **lists))
+    return results, kept["machine"]
 
 
 def page(results: Sequence[Result], machine: Mapping[str, str], minutes: float) -> str:

@@ -1,63 +1,53 @@
-"""Calls and maps on one container that runs already, beside one Celery worker. For information: there is no target."""
+"""One call and its result on one container that runs already, beside plain Celery and the peers."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections import defaultdict
 
-from benchmarks import functions
-from benchmarks.harness import Plan, Result, Row, Summary, seconds
-from benchmarks.surroundings import surroundings
-from benchmarks.workers import LEAN, Peer
+from benchmarks.contest import contest
+from benchmarks.entrants import CELERY, OURS, PLAIN_CELERY, SCALEPLUG, UNFAIR, descriptions, ready_peers
+from benchmarks.harness import Plan, Result, Row, Summary
+from scaleplug.embedded import EmbeddedRedis
 
-BLOCK = 50
+BLOCK, QUICK_BLOCK = 100, 50
+"""Calls of one turn."""
+LEAST_RATIO = 1 / 0.7
 
 
 def measure(plan: Plan) -> Result:
-    ours: list[float] = []
-    theirs: list[float] = []
-    our_rates: list[float] = []
-    their_rates: list[float] = []
-    inputs = list(range(plan.rounds(5_000, 1_000)))
-    with surroundings(functions.app, functions.warm) as around:
-        peer = Peer(around.redis.url)
-        with peer.worker("--pool", "solo", *LEAN):
-            for _ in range(BLOCK):
-                functions.warm.remote(0)
-                peer.call("echo", 0)
-            for _ in range(plan.rounds(10, 4)):
-                ours += [1000 * seconds(lambda: functions.warm.remote(1)) for _ in range(BLOCK)]
-                theirs += [1000 * seconds(lambda: peer.call("echo", 1)) for _ in range(BLOCK)]
-            for _ in range(plan.rounds(2, 1)):
-                our_rates.append(len(inputs) / _checked(lambda: list(functions.warm.map(inputs)), inputs))
-                their_rates.append(len(inputs) / _checked(lambda: peer.map("echo", inputs), inputs))
-    mine, peers = Summary.of(ours, "ms"), Summary.of(theirs, "ms")
-    rate, their_rate = Summary.of(our_rates, "/s"), Summary.of(their_rates, "/s")
-    solo = "celery worker -P solo, lean"
+    peers, missing = ready_peers()
+    took = defaultdict(list)
+    with (
+        EmbeddedRedis() as redis,
+        contest((SCALEPLUG, PLAIN_CELERY, *peers), redis.url, missing=missing) as found,
+    ):
+        for _ in range(plan.rounds(10, 3)):
+            for name in found.names:
+                took[name] += [
+                    1000 * s for s in found.turn(name, "round_trips", calls=plan.rounds(BLOCK, QUICK_BLOCK)) or ()
+                ]
+    samples = {name: Summary.of(values, "ms") for name, values in took.items()}
+    rows = []
+    if OURS in samples:
+        fastest = sorted(samples.keys() - {OURS, CELERY}, key=lambda name: samples[name].p50)
+        for name in (CELERY, *fastest):
+            least = round(LEAST_RATIO, 2) if name == CELERY else 1.0 if name == fastest[0] else None
+            rows += [_row(samples, name, share, least) for share in ("p50", "p99") if name in samples]
     return Result(
         name="round_trip",
-        rows=(
-            Row(what="remote(), warm, p50", unit="ms", ours=mine.p50, peer=peers.p50, peer_is=f"delay().get(), {solo}"),
-            Row(what="remote(), warm, p99", unit="ms", ours=mine.p99, peer=peers.p99, peer_is=f"delay().get(), {solo}"),
-            Row(
-                what=f"{len(inputs):,} no-ops mapped on one container",
-                unit="/s",
-                ours=rate.p50,
-                peer=their_rate.p50,
-                peer_is=f"group()().get(), {solo}",
-                more_is_better=True,
-            ),
-        ),
-        samples={"remote()": mine, "delay().get()": peers, "map": rate, "group": their_rate},
-        unfair=("A map sends its inputs and reads its results in bulk; a group does both one by one.",),
+        rows=tuple(rows),
+        samples=samples,
+        unfair=UNFAIR[1:],
+        remarks=(*descriptions(list(samples)), *found.missing),
     )
 
 
-def _checked(run: Callable[[], list[int]], inputs: list[int]) -> float:
-    """Return the seconds that a map takes; raises RuntimeError if its results are wrong."""
-    began = time.perf_counter()
-    results = run()
-    took = time.perf_counter() - began
-    if results != inputs:
-        raise RuntimeError("the results of a map are not what was sent")
-    return took
+def _row(samples: dict[str, Summary], peer: str, share: str, least: float | None) -> Row:
+    return Row(
+        what=f"remote(), warm, {share}",
+        unit="ms",
+        ours=getattr(samples[OURS], share),
+        peer=getattr(samples[peer], share),
+        peer_is="celery, delay().get()" if peer == CELERY else peer,
+        least_ratio=least,
+    )

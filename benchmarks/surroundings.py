@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -21,9 +22,13 @@ class Surroundings:
     """What a measurement needs to look behind the scenes."""
 
     def __init__(self, run: Run, store: Store) -> None:
-        assert run.redis is not None
-        self.redis: EmbeddedRedis = run.redis
-        self.store = store
+        self.run, self.store = run, store
+
+    @property
+    def redis(self) -> EmbeddedRedis:
+        """The private Redis; there is none where the environment names one."""
+        assert self.run.redis is not None
+        return self.run.redis
 
     def containers(self, function: Any) -> dict[str, dict[str, str]]:
         """Return the records of the containers a function has."""
@@ -47,9 +52,9 @@ class Surroundings:
 
 @contextlib.contextmanager
 def surroundings(app: App, *functions: Any) -> Iterator[Surroundings]:
-    """Start a run of its own for a measurement; what it started is gone when the block ends."""
+    """Start a run of its own for a measurement, set up as the environment says; what it started is gone at the end."""
     # containers that are killed are no news here, but one that does not start is
-    run = Run(Config(), title="benchmarks", log_level=logging.ERROR)
+    run = Run(Config.from_environ(os.environ), title="benchmarks", log_level=logging.ERROR)
     try:
         run.start()
         caller = app.caller()

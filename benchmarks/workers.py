@@ -53,7 +53,7 @@ class Peer:
         with tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env={**os.environ, URL: self.url}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, preexec_fn=_end_with_parent(),  # noqa: PLW1509  # one system call, made ready before
+                start_new_session=True, preexec_fn=end_with_parent(),  # noqa: PLW1509  # one system call, made ready before
             )  # fmt: skip
             try:
                 yield process
@@ -68,7 +68,7 @@ class Peer:
                 process.wait()
 
 
-def _end_with_parent() -> Callable[[], object] | None:
+def end_with_parent() -> Callable[[], object] | None:
     """Return what lets a child get SIGTERM should these benchmarks be killed (Linux)."""
     if sys.platform != "linux":
         return None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would double what `import scaleplug` takes
 if TYPE_CHECKING:
     from scaleplug.abc import FunctionStats
     from scaleplug.app import App

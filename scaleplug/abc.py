@@ -54,6 +54,8 @@ class ContainerExit:
     """The last lines it printed, for telling why a start failed."""
     asked: bool = False
     """Whether it had been asked to leave."""
+    bystander: bool = False
+    """Whether it only went with something else that died: if it was starting, that is no failed start."""
 
 
 EXIT_OUTDATED = 72
@@ -70,13 +72,19 @@ class ContainerBackend(Protocol):
         """Ask for containers; one that can't be started is told by :meth:`exits`."""
 
     def stop(self, container: str, *, grace: float) -> None:
-        """Ask a container to drain: finish what it runs, leave; after ``grace`` seconds it is killed."""
+        """Ask a container to drain: finish what it runs, leave; after ``grace`` seconds it puts that back."""
 
     def kill(self, container: str) -> None:
         """End a container at once."""
 
     def exits(self) -> list[ContainerExit]:
         """Return the exits since the last call, each once; never blocks."""
+
+    def frozen(self) -> set[str]:
+        """Return the containers whose process has been stopped for longer than ``SCALEPLUG_FREEZE_TIMEOUT``.
+
+        Only what is known for sure: one that is busy, or slow, is none of them.
+        """
 
     def capacity(self) -> int | None:
         """Return how many more containers the host bears now; ``None`` when that can't be known."""
@@ -179,13 +187,17 @@ class Caller(Protocol):
     def cancel(self, function: str, call: str, *, tell: bool) -> None:
         """Cancel what is left of a call; ``tell`` those who wait for it."""
 
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """Cancel what is left of a call that nobody waits for; the future of the running loop is done when it is."""
+
     def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """Say that a ``spawn_map`` call has all its ``inputs``."""
 
-    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1, patience: float | None = None) -> Look:
         """Return what is known of a spawned call and of ``most`` inputs from ``index`` on.
 
         ``watch`` asks to be told of the end of the input ``index``, if that is not there yet.
+        A Redis that is away is asked again for ``patience`` seconds, ``None`` for the usual time.
         """
 
     def stats(self, function: str, *, max_inputs: int) -> FunctionStats:

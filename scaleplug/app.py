@@ -28,7 +28,16 @@ from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.schedules import Schedule, check_schedule
 from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
-from scaleplug.settings import Config, FunctionSettings, Retries, check_name, process_config, renamed
+from scaleplug.settings import (
+    Config,
+    FunctionSettings,
+    Retries,
+    as_retries,
+    check_flag,
+    check_name,
+    process_config,
+    renamed,
+)
 from scaleplug.store import Store, require_url
 from scaleplug.task import make_task
 
@@ -62,6 +71,8 @@ class App:
         self.name = check_name("the App's name", name)
         if celery is not None and not isinstance(celery, Celery):
             raise InvalidError(f"celery must be a celery.Celery app, not {celery!r}")
+        if not isinstance(redis_url, str | None):
+            raise InvalidError(f"redis_url must be a URL such as redis://localhost:6379/0, not {redis_url!r}")
         self._redis_url = redis_url
         self.plugged = celery is not None
         self.celery: Celery = celery if celery is not None else _own_celery(self.name)
@@ -93,6 +104,7 @@ class App:
         startup_timeout: float | None = None,
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
+        memory: int | None = None,
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
@@ -106,10 +118,11 @@ class App:
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
         limits one input's run, ``startup_timeout`` a container's start. A failed or overdue input runs again up to
         ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
-        leaves after one input. ``serialized=True`` pickles the callable instead of importing it by name: for nested
-        functions and notebooks. ``schedule`` is a Cron or a Period; the function must be callable without arguments
-        then. ``None`` leaves a setting at its default. ``concurrency_limit``, ``keep_warm`` and
-        ``container_idle_timeout`` are older names of ``max_containers``, ``min_containers`` and ``scaledown_window``.
+        leaves after one input; one that uses more than ``memory`` MiB is killed. ``serialized=True`` pickles the
+        callable instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a
+        Period; the function must be callable without arguments then. ``None`` leaves a setting at its default.
+        ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
+        ``min_containers`` and ``scaledown_window``.
         Raises InvalidError.
         """
         if raw is not None:
@@ -125,16 +138,16 @@ class App:
             scaledown_window = renamed(
                 "container_idle_timeout", container_idle_timeout, "scaledown_window", scaledown_window
             )
-        if not isinstance(serialized, bool):
-            raise InvalidError(f"serialized must be True or False, not {serialized!r}")
+        check_flag("serialized", serialized)
         given = {
             "min_containers": min_containers,
             "max_containers": max_containers,
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
-            "retries": retries,
+            "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
+            "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
@@ -184,6 +197,7 @@ class App:
         startup_timeout: float | None = None,
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
+        memory: int | None = None,
         serialized: bool = False,
         concurrency_limit: int | None = None,
     ) -> Callable[[type[T]], Cls[T]]:
@@ -203,10 +217,12 @@ class App:
             "buffer_containers": buffer_containers,
             "scaledown_window": scaledown_window,
             "startup_timeout": startup_timeout,
-            "retries": retries,
+            "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
+            "memory": memory,
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
+        check_flag("serialized", serialized)
         return lambda user_class: self._add_class(user_class, settings, serialized)
 
     def _add_class(self, raw: Any, settings: FunctionSettings, serialized: bool) -> Cls[Any]:
@@ -322,6 +338,7 @@ class App:
         known = caller.met.get(owner.full_name)
         if again or known is None or known.made_of != owner.made_of:
             if isinstance(caller, RedisCaller):
+                caller.check_server()
                 make_known(caller.store, caller.keyring, self.name, owner, inside=here.served() == self.name)
             caller.met[owner.full_name] = owner
         elif known is not owner and known.callables is not None:

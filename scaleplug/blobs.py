@@ -252,9 +252,11 @@ class Blobs:
     def renew(self, sealed: Iterable[bytes]) -> None:
         """Let large outcomes that are about to expire live for another hour, but for those that are kept anyway."""
         pipe = self.store.client.pipeline(transaction=False)
-        for reference in map(self._reference, sealed):
-            if not reference.keep:
-                pipe.expire(self.store.keys.prefix + reference.key, DRAFT_SECONDS)
+        for each in sealed:
+            with contextlib.suppress(SerializationError):  # whoever reads it is told
+                reference = self._reference(each)
+                if not reference.keep:
+                    pipe.expire(self.store.keys.prefix + reference.key, DRAFT_SECONDS)
         pipe.execute()
 
     def _reference(self, sealed: bytes) -> Reference:

@@ -177,6 +177,7 @@ class FunctionCall(Generic[R]):
         the call.
         """
         check_count("index", index, 0)
+        _check_timeout(timeout)
         outcomes = Outcomes(self._caller(), self.object_id)
         try:
             (event,) = self._wait(outcomes, index, 1, timeout)
@@ -186,6 +187,7 @@ class FunctionCall(Generic[R]):
 
     async def _get_aio(self, timeout: float | None = None, *, index: int = 0) -> R:
         check_count("index", index, 0)
+        _check_timeout(timeout)
         outcomes = await Outcomes.open(self._caller(), self.object_id)
         try:
             (event,) = await self._wait_aio(outcomes, index, 1, timeout)
@@ -245,14 +247,14 @@ class FunctionCall(Generic[R]):
     def _wait(self, outcomes: Outcomes, index: int, most: int, timeout: float | None = None) -> Sequence[Event]:
         """Return the ends of inputs from ``index`` on: at least one, and no more than are there."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        events = self._look(outcomes.caller, index, most, watch=timeout != 0)
+        events = self._look(outcomes.caller, index, most, watch=timeout != 0, patience=timeout)
         while not events:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise self._not_yet(index, timeout)
             event = outcomes.get(_slice(left))
             if event is None:
-                events = self._look(outcomes.caller, index, most, watch=True)
+                events = self._look(outcomes.caller, index, most, watch=True, patience=left)
             elif event.index in (index, -1):  # others in this process may wait for other inputs
                 events = (event,)
         return events
@@ -262,20 +264,22 @@ class FunctionCall(Generic[R]):
     ) -> Sequence[Event]:
         deadline = None if timeout is None else time.monotonic() + timeout
         caller = outcomes.caller
-        events = await caller.soon(partial(self._look, caller, index, most, watch=timeout != 0))
+        events = await caller.soon(partial(self._look, caller, index, most, watch=timeout != 0, patience=timeout))
         while not events:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise self._not_yet(index, timeout)
             event = await outcomes.get_async(_slice(left))
             if event is None:
-                events = await caller.soon(partial(self._look, caller, index, most, watch=True))
+                events = await caller.soon(partial(self._look, caller, index, most, watch=True, patience=left))
             elif event.index in (index, -1):
                 events = (event,)
         return events
 
-    def _look(self, caller: Caller, index: int, most: int, *, watch: bool) -> Sequence[Event]:
-        look = caller.look(self.object_id, watch=watch, index=index, most=most)
+    def _look(
+        self, caller: Caller, index: int, most: int, *, watch: bool, patience: float | None = None
+    ) -> Sequence[Event]:
+        look = caller.look(self.object_id, watch=watch, index=index, most=most, patience=patience)
         if look.events:
             return look.events
         if look.function and index >= look.inputs:
@@ -358,6 +362,13 @@ class FunctionCall(Generic[R]):
                 task.cancel()  # nobody waits any more; the calls themselves go on
 
     gather = Method(_gather, _gather_aio)
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
+        raise InvalidError(
+            f"timeout must be a number of seconds, 0 to look once or None to wait as long as it takes, not {timeout!r}"
+        )
 
 
 def _slice(left: float | None) -> float:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
 from scaleplug.blobs import HEAVY, LARGE, Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large, weigh
@@ -34,11 +32,13 @@ from scaleplug.keys import Keys
 from scaleplug.loops import blocks_loop
 from scaleplug.messages import MessageFactory
 from scaleplug.packing import PACK_BYTES, Pace, size_for
+from scaleplug.patience import LOST as NO_ANSWER
+from scaleplug.patience import FullError, Patience
 from scaleplug.pools import code_version
 from scaleplug.registry import Registration, open_override, seal_override
-from scaleplug.sender import Parcel, Sender
+from scaleplug.sender import Cancel, Parcel, Sender
 from scaleplug.serializer import Keyring, is_apart, open_outcome, open_outcomes
-from scaleplug.server import connect
+from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, FunctionSettings, override
 from scaleplug.store import Admission, Record, Store, require_url
 from scaleplug.transport import exhausted
@@ -47,7 +47,7 @@ logger = logging.getLogger("scaleplug")
 
 T = TypeVar("T")
 
-LOST = (RedisConnectionError, RedisTimeoutError, OSError)
+LOST = (*NO_ANSWER, OSError)
 MANY, KEPT = ("map", "spawn_map"), ("spawn", "spawn_map")
 """Kinds of calls: those of many inputs, and those whose results are kept."""
 PART = 500
@@ -85,12 +85,15 @@ class RedisCaller:
         self.store = Store(
             connect(require_url(config.redis_url), name=f"scaleplug-caller-{os.getpid()}"), Keys(config.namespace)
         )
+        self.patience = Patience(self.store.client, config.reconnect_timeout)
+        self.store.insist = self.patience.insist
         self.blobs = Blobs(self.store, self.keyring, config.max_payload)
         self.inbox = Inbox(self.store, config, self.blobs)
         self.met = self.store.registered
         self._factories: dict[tuple[str, str], MessageFactory] = {}
         self._sender = Sender()
         self._paces: dict[str, Pace] = {}
+        self._checked = False
 
     def close_all(self) -> None:
         """Stop listening: the Redis is about to end, which ends the connections too."""
@@ -106,22 +109,45 @@ class RedisCaller:
 
     def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind, pack: int = 1) -> int:
         """See :class:`scaleplug.abc.Caller`."""
-        if kind == "spawn_map":
-            return self._send_parts(function, call, inputs)
-        if pack > 1 and (accepted := self._send_packs(function, call, inputs, pack)):
-            return accepted
+        if kind in MANY:
+            return self._send_many(function, call, inputs, kind, pack)
         admission = self._send_all(function, call, inputs, kind)
         if not admission.accepted and kind != "map":
             raise self._exhausted(function, admission, kind)
         return admission.accepted
 
+    def _send_many(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, pack: int) -> int:
+        """Send as many inputs as fit; none while Redis is full, which may be over soon."""
+        try:
+            if kind == "spawn_map":
+                accepted = self._send_parts(function, call, inputs)
+            else:
+                accepted = self._send_packs(function, call, inputs, pack) if pack > 1 else 0
+                accepted = accepted or self._send_all(function, call, inputs, kind).accepted
+        except FullError as full:
+            self.patience.wait_until_free(full)
+            return 0
+        self.patience.wait_until_free(None)
+        return accepted
+
     def _send_all(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission:
+        return self.patience.insist(lambda: self._try_to_send(function, call, inputs, kind))
+
+    def _try_to_send(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission:
         name, limits = function.task.name, self._limits(kind)  # type: ignore[attr-defined]  # as in _make
         with self.drafts(name, function.full_name, *limits, partial(function.make_known, self)) as drafts:
             try:
                 messages = self._make(function, call, inputs, kind, drafts)
                 record = self._record(kind, call, inputs[0][0])
-                return self._submit(function, messages, kind, record, drafts.keys())
+                if kind in KEPT:
+                    return self._submit(function, messages, kind, record, drafts.keys())
+                indices = [index for index, _, _ in inputs]
+                sent = dict(zip(indices, messages, strict=True))
+                self.inbox.note_sent(function.full_name, call, sent, many=kind in MANY)
+                admission = self._submit(function, messages, kind, record, drafts.keys())
+                for index in indices[admission.accepted :]:
+                    self.inbox.sent.ended(call, index)
+                return admission
             except NoRoomError as full:
                 return full.admission
 
@@ -156,12 +182,21 @@ class RedisCaller:
         for pack in packs:
             messages.append(factory.make_pack(call, first, pack))
             first += len(pack)
-        return self._submit(function, messages, "map", None, weights=[len(pack) for pack in packs]).accepted
+        weights, first = [len(pack) for pack in packs], inputs[0][0]
+        indices = range(first, first + len(inputs))
+        again = {
+            index: partial(factory.make_single, call, index, part) for index, part in zip(indices, parts, strict=True)
+        }
+        self.inbox.note_sent(function.full_name, call, again, many=True)
+        admission = self.patience.insist(lambda: self._submit(function, messages, "map", None, weights=weights))
+        if admission.accepted < len(inputs):
+            self.inbox.sent.ended(call, *indices[admission.accepted :])
+        return admission.accepted
 
     def _send_parts(self, function: FunctionRef, call: str, inputs: Sequence[Input]) -> int:
         """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
         accepted, answer = 0, None
-        function.make_known(self)
+        self.patience.insist(lambda: function.make_known(self))
         function.needs_kind("spawn_map")
         for first in range(0, len(inputs), PART):
             part = inputs[first : first + PART]
@@ -200,6 +235,9 @@ class RedisCaller:
         """Send inputs of several calls in one step; each that is refused is told so."""
         function, kind = parcels[0].function, parcels[0].kind
         messages, calls = [parcel.message for parcel in parcels], [parcel.call for parcel in parcels]
+        if kind not in KEPT:
+            for parcel in parcels:
+                self.inbox.note_sent(function.full_name, parcel.call, {0: parcel.message}, many=False)
         admission = self._submit(function, messages, kind, self._record(kind, " ".join(calls)))
         for parcel in parcels[: admission.accepted]:
             parcel.answer.give(1)
@@ -247,10 +285,10 @@ class RedisCaller:
         weights: Sequence[int] = (),
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
-        function.make_known(self)
+        self.patience.insist(lambda: function.make_known(self))
         function.needs_kind(kind)
         if kind not in KEPT:
-            self.inbox.start()
+            self.patience.insist(self.inbox.start)
         most, total = self._limits(kind)
         admission = self.store.submit(
             function.full_name,
@@ -265,6 +303,12 @@ class RedisCaller:
         if kind == "map":
             self._paces.setdefault(function.full_name, Pace()).note(admission)
         return admission
+
+    def check_server(self) -> None:
+        """Refuse, once, a Redis that would lose inputs: the controller may be another's, and has no say here."""
+        if not self._checked:
+            check_server(self.store.client, config=self.config, cautious=False)
+            self._checked = True
 
     def _limits(self, kind: CallKind) -> tuple[int, int]:
         config = self.config
@@ -313,19 +357,27 @@ class RedisCaller:
         if tell:
             self.store.drop(function, call, keep)
 
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """See :class:`scaleplug.abc.Caller`."""
+        return self._sender.cancel(Cancel(self._cancel_together, function, call))
+
+    def _cancel_together(self, function: str, calls: Sequence[str]) -> None:
+        self.store.cancel(function, *calls, tell=False, keep=0, caller="", grace=self.config.cancel_grace)
+
     def complete(self, function: FunctionRef, call: str, inputs: int) -> None:
         """See :class:`scaleplug.abc.Caller`."""
         self.store.complete(function.full_name, call, inputs, self.config.result_ttl)
 
-    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1, patience: float | None = None) -> Look:
         """See :class:`scaleplug.abc.Caller`."""
         if watch:
-            self.inbox.start()
-        found = self.store.watch(call, index, most, self.inbox.name if watch else "")
+            self.patience.insist(self.inbox.start, patience)
+        name = self.inbox.name if watch else ""
+        found = self.patience.insist(lambda: self.store.watch(call, index, most, name), patience)
         events = [
             Event(number, end[1:], large=is_apart(end[1:]))
             if end[:1] == b"+"
-            else Event(number, None, end[1:].decode())
+            else Event(number, None, end[1:].decode(errors="replace"))
             for number, end in enumerate(found.ends, index)
         ]
         return Look(found.function, found.inputs, found.over, found.cancelled, events)

@@ -16,6 +16,7 @@ from scaleplug.function import Function, pool_options, run_coroutine
 from scaleplug.marks import MISSING, Hook, MethodMark, Parameter, parameters_of, resolve
 from scaleplug.pools import digest, kind_of, pack, unpack, variant, with_options
 from scaleplug.registry import Registration
+from scaleplug.serializer import MASKED, shows_arguments
 from scaleplug.settings import FunctionSettings, Retries, check_name
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ class ObjectPool(Autoscaled, Generic[T]):
             values = resolve(cls.full_name, known, self.given)
             # Who names a value means it, also when a deployment changes the default to another one.
             default = not self.given
-            shown = told({p.name: values[p.name] for p in known if p.name in self.given} | cls.options)
+            shown = told({p.name: values[p.name] for p in known if p.name in self.given}, cls.options)
             if default and not cls.options:
                 self._settled = (cls.full_name, "", "")
             else:
@@ -420,9 +421,11 @@ def _method(cls: Cls[Any], parameters: dict[str, Any], name: str) -> BoundMethod
     return ObjectPool(cls, parameters).method(name)
 
 
-def told(values: Mapping[str, Any]) -> str:
-    """Return parameters as people write them: ``(size='small')``."""
-    return f"({', '.join(f'{k}={v!r}' for k, v in values.items())})"
+def told(values: Mapping[str, Any], options: Mapping[str, Any] = {}) -> str:
+    """Return parameters, and options, as people write them: ``(size='small')``."""
+    shown = shows_arguments()
+    said = [f"{k}={v!r}" if shown else f"{k}={MASKED}" for k, v in values.items() if k not in options]
+    return f"({', '.join([*said, *(f'{k}={v!r}' for k, v in options.items())])})"
 
 
 class BoundMethod(Function[P, R]):

@@ -16,13 +16,14 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from scaleplug import policy, rollout
-from scaleplug.abc import EXIT_OUTDATED, ContainerExit, StartRequest
+from scaleplug.abc import EXIT_OUTDATED, BackendContainer, ContainerExit, StartRequest
 from scaleplug.backends import Backend
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
+from scaleplug.losses import Losses
 from scaleplug.roster import Roster
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config
@@ -42,6 +43,7 @@ TIMEOUT_GRACE = 0.5
 DUE = "@due"
 """What a ring is about when an input was put off: the time of the next one that is due may have changed."""
 SAVE_SECONDS = 5.0
+PARKED_AT_ONCE = 1_000
 
 
 class Controller:
@@ -55,12 +57,15 @@ class Controller:
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
         self.roster = Roster(store, keyring)
         self.starts = Starts(store, self.lease, backend, fail_fast=fail_fast)
+        self.losses = Losses(store, self.lease, backend, config, self.host)
         self.hold_until = 0.0
-        self._leading = self._standing_by = False
+        self._leading = self._standing_by = self._lost = False
         self._next_due: float | None = None
         self._unburied: deque[ContainerExit] = deque()
         """Exits whose inputs have not been given back yet: Redis may fail in between."""
         self._last_tick = self._last_save = self._made_room = 0.0
+        self._rang: float | None = None
+        """When the doorbell woke it for this round."""
         self.log = LogShipper(store)
 
     @property
@@ -80,7 +85,7 @@ class Controller:
                 pause = 0.1
             except (RedisError, OSError) as exc:
                 # Blind: hold still, and above all don't take "unknown" for "nothing to do".
-                logger.warning("Redis can't be reached: holding everything as it is. %s", type(exc).__name__)
+                logger.warning("Redis does not answer: holding everything as it is. %s: %s", type(exc).__name__, exc)
                 stop.wait(pause)
                 pause = min(pause * 2, 2.0)
             except Exception:
@@ -88,10 +93,14 @@ class Controller:
                 stop.wait(0.5)
 
     def _turn(self, stop: threading.Event) -> None:
+        self.losses.sign()
         if not self.lease.hold():
             if self._leading:
                 logger.warning("this controller lost its lease: standing by")
                 self._leading = False
+                self._lost = self.roster.memory.restore()  # perhaps it lost it together with everything else
+                if self._lost:
+                    return  # nobody else has it, likely
             elif not self._standing_by:
                 logger.info("standing by: another controller acts")
             self._standing_by = True
@@ -100,37 +109,55 @@ class Controller:
         if not self._leading:
             self._lead()
         rang = self.store.wait_ring(self._pause_seconds())
+        self._rang = self.store.now() if rang else None
         self.round(self.store.take_dirty() if rang else set())
         if rang:
             time.sleep(PAUSE)
 
     def _pause_seconds(self) -> float:
-        now = time.time()
+        now = self.store.now()
         due = [t for t in (self._next_due, *(v.next_check for v in self.views.values())) if t is not None]
         return max(0.0, min([TICK, *(t - now for t in due)]))
 
     def _lead(self) -> None:
         """Take over: find what there is before deciding anything."""
         logger.info("this controller acts now")
+        self.store.forget_clock()
+        lost = self.roster.memory.restore() or self._lost
         self.views.clear()
         self._unburied.clear()
         self.backend.adopt()
         self._read_registry()
-        now = time.time()
+        now = self.store.now()
         found = self.backend.containers() or []
         for container in found:
             view = self.views.get(container.function)
             if view is None:
                 self.backend.stop(container.container, grace=self.config.stop_grace)
             else:
-                known = Known(container.slot, container.started_at, version=container.version)
+                # One that has to connect to a Redis that came back empty has all the time it takes to start.
+                since = now if lost else self._by_redis(container.started_at)
+                known = Known(container.slot, since, version=container.version)
                 view.containers[container.container] = known
+                if lost:
+                    self._write_down(container)
                 if known.version != view.registration.version:
                     view.proven = view.proven or replace(view.registration, version=known.version)
         self._sweep({c.container for c in found})
         windows = [v.settings.scaledown_window for v in self.views.values() if v.containers]
         self.hold_until = now + max(windows) if windows else 0.0
-        self._leading, self._standing_by, self._last_tick = True, False, 0.0
+        self._leading, self._standing_by, self._lost, self._last_tick = True, False, False, 0.0
+
+    def _by_redis(self, moment: float) -> float:
+        """Return a Unix time of this host's clock by Redis's, which may go differently."""
+        return self.store.now() + (moment - time.time())
+
+    def _write_down(self, container: BackendContainer) -> None:
+        known = {
+            "slot": str(container.slot), "backend": self.backend.name, "host": self.host,
+            "requested": repr(self._by_redis(container.started_at)), "version": container.version,
+        }  # fmt: skip
+        self.store.adopt(container.function, container.container, known)
 
     def _sweep(self, alive: set[str]) -> None:
         """Give back what containers of this host held that ended while nobody looked."""
@@ -142,12 +169,13 @@ class Controller:
 
     def round(self, dirty: set[str]) -> None:
         """Do one round for the functions in ``dirty`` and for all that need looking after."""
-        now = time.time()
+        now, lately = self.store.now(), time.monotonic()
         if "*" in dirty:
             self._read_registry()
             dirty |= self.views.keys()
         self._bury(self.backend.exits())
-        tick = now - self._last_tick >= TICK
+        self.losses.replace_frozen(self.views)
+        tick = lately - self._last_tick >= TICK
         if tick or DUE in dirty or (self._next_due is not None and now >= self._next_due):
             dirty.discard(DUE)
             wait, moved = self.store.move_due()
@@ -161,12 +189,14 @@ class Controller:
         hot = {f for f, v in self.views.items() if f in dirty or (v.next_check is not None and now >= v.next_check)}
         self.starts.check_imports(self.views)
         if tick:
-            self._last_tick = now
+            self._last_tick = lately
+            self.losses.bury_undead(self.views, lately)
+            self.losses.sweep_lost_hosts(self.views)
             inhabited = sorted(f for f, v in self.views.items() if v.containers)
             if inhabited:
                 self._replace_stalled(inhabited)
             hot |= {f for f, v in self.views.items() if v.hot}
-            if self.roster.retire(self.lease.token, now):
+            if self.roster.retire(self.lease.token, lately):
                 self.backend.tidy(self.roster.in_use())
             cold = [f for f in self.views if f not in hot]
             if self.store.any_pending(cold):
@@ -174,9 +204,9 @@ class Controller:
         hot &= self.views.keys()  # some may have gone meanwhile
         if hot:
             self._decide(sorted(hot))
-        if now - self._last_save > SAVE_SECONDS:
+        if lately - self._last_save > SAVE_SECONDS:
             self._save_learned()
-            self._last_save = now
+            self._last_save = lately
 
     def _read_registry(self, functions: Collection[str] | None = None) -> None:
         registrations = self.roster.read(functions)
@@ -195,7 +225,7 @@ class Controller:
         wants: dict[str, policy.Want] = {}
         for function in functions:
             view, state = self.views[function], states[function]
-            view.learn(state, self.backend.prepared_at(view.registration))
+            view.learn(state, self._by_redis(self.backend.prepared_at(view.registration)))
             self.starts.worked(view)
             self._enforce_timeouts(view, state, now)
             load = view.load(state, now)
@@ -208,6 +238,9 @@ class Controller:
             if now < view.back_off_until:
                 start = decision.start if self._starting_version(view) != view.registration.version else 0
                 view.check_by(view.back_off_until)
+            if start and load.pending and self.store.park(self.lease.token, function, PARKED_AT_ONCE):
+                view.next_check = 0.0  # of what is left the next round decides, at once
+                continue
             if start:
                 wants[function] = policy.Want(have=len(view.containers), start=start)
             self._keep(function, view, decision, load, now)
@@ -227,14 +260,13 @@ class Controller:
     def _roll(self, view: View, state: FunctionState, starting: int) -> int:
         """Let containers of older code make way; return how many must start for that."""
         idle = {c for c, _ in state.idle}
-        step = rollout.next_step(view, idle, starting, time.time())
+        step = rollout.next_step(view, idle, starting, self.store.now())
         for container in step.drain:  # idle ones leave now, busy ones when they have done what they run
             known, released = view.containers[container], False
             if container in idle or not known.ready:
                 released = self.store.release(self.lease.token, container, view.registration.function)
             if released and not known.ready:  # it holds nothing, and may never get ready
-                known.draining = True
-                self.backend.kill(container)
+                self._kill(view, container)
             else:
                 self._stop(view, container, grace=view.settings.timeout + TIMEOUT_GRACE)
         return step.start
@@ -260,9 +292,11 @@ class Controller:
             if known is None or not known.blameless:  # else it was told: the container is about to be gone
                 did = "was cancelled and goes on" if why == "cancel" else "ran longer than its timeout"
                 logger.warning("an input of %s %s: its container is replaced", function, did)
-            if known is not None:
-                known.blameless = known.draining = True
-            self.backend.kill(container)
+            if known is None:
+                self.backend.kill(container)
+                continue
+            known.blameless = True
+            self._kill(self.views[function], container)
 
     def _replace_stalled(self, functions: list[str]) -> None:
         now, states = self.store.load(functions)
@@ -272,10 +306,10 @@ class Controller:
 
     def _kill_stalled(self, view: View, containers: list[str]) -> None:
         for container in containers:
-            view.containers[container].draining = view.containers[container].blameless = True
+            view.containers[container].blameless = True
             shown = view.registration.shown
             logger.warning("a container of %s takes no inputs though some are pending: it is replaced", shown)
-            self.backend.kill(container)
+            self._kill(view, container)
 
     def _let_go(self, view: View, decision: policy.Decision) -> None:
         function = view.registration.function
@@ -283,13 +317,16 @@ class Controller:
             if self.store.release(self.lease.token, container, function):
                 self._stop(view, container)
         for container in decision.give_up:
-            view.containers[container].draining = True
             limit = view.settings.start_limit
             shown = view.registration.shown
             logger.warning("a container of %s was not ready within its startup_timeout of %g s", shown, limit)
             version = view.containers[container].version
             self.starts.failed(view, f"it was not ready within its startup_timeout of {limit:g} s", (), version)
-            self.backend.kill(container)
+            self._kill(view, container)
+
+    def _kill(self, view: View, container: str) -> None:
+        view.containers[container].kill(time.monotonic())
+        self.backend.kill(container)
 
     def _stop(self, view: View, container: str, *, grace: float | None = None) -> None:
         view.containers[container].draining = True
@@ -301,7 +338,13 @@ class Controller:
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
             logger.info("%s: %s", view.registration.shown, decision.reason)
-        kept = {"at": now, **asdict(decision), **asdict(load), "back_off_until": view.back_off_until}
+        kept = {
+            "at": now,
+            "rang": self._rang,
+            **asdict(decision),
+            **asdict(load),
+            "back_off_until": view.back_off_until,
+        }
         self.store.decided(function, kept)
 
     # -- act -------------------------------------------------------------------------------------------------------
@@ -323,8 +366,8 @@ class Controller:
                 view.containers[request.container] = known
             self.backend.start(requests)
         hungry = [f for f in wants if not granted[f] and not self.views[f].containers]
-        if hungry and now - self._made_room >= TICK:  # what was asked to leave needs time to
-            self._made_room = now
+        if hungry and time.monotonic() - self._made_room >= TICK:  # what was asked to leave needs time to
+            self._made_room = time.monotonic()
             self._make_room(hungry, states)
         for function, want in wants.items():
             if granted[function] < want.start:
@@ -342,7 +385,7 @@ class Controller:
             if slot in taken:
                 continue
             name = f"{function}-{slot}-{secrets.token_hex(3)}"
-            canary = not fresh and time.time() >= view.back_off_until
+            canary = not fresh and self.store.now() >= view.back_off_until
             wanted, fresh = (current, True) if canary else (version, fresh)
             requests.append(StartRequest(container=name, app=app, function=function, slot=slot, version=wanted))
         return requests
@@ -365,14 +408,19 @@ class Controller:
     def _bury(self, exits: list[ContainerExit]) -> None:
         """Give back what dead containers held."""
         self._unburied.extend(exits)
-        while self._unburied:
+        for _ in range(len(self._unburied)):
             exit_ = self._unburied[0]
             view = self.views.get(exit_.function)
             known = view.containers.get(exit_.container) if view is not None else None
             blameless = exit_.asked or (known is not None and known.blameless)
-            returned = self.store.gone(
-                self.lease.token, exit_.container, exit_.function, exit_.reason, blameless=blameless
-            )
+            try:
+                returned = self.store.gone(
+                    self.lease.token, exit_.container, exit_.function, exit_.reason, blameless=blameless
+                )
+            except ResponseError as exc:  # its keys are broken: the others must not wait for it
+                logger.error("what a container of %s held can't be given back yet: %s", exit_.function, exc)
+                self._unburied.rotate(-1)
+                continue
             if returned < 0:
                 return  # somebody else leads, and sweeps
             self._unburied.popleft()
@@ -396,7 +444,7 @@ class Controller:
             if (
                 view is not None
                 and known is not None
-                and not (known.ready or known.draining or exit_.asked or returned or served)
+                and not (known.ready or known.draining or exit_.asked or exit_.bystander or returned or served)
             ):
                 self.starts.failed(view, exit_.reason, exit_.last_lines, known.version)
 

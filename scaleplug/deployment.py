@@ -13,7 +13,7 @@ from redis.lock import Lock
 
 from scaleplug.errors import ConfigurationError, InvalidError, NotFoundError, SerializationError, did_you_mean
 from scaleplug.pools import Owner, code_version, pickled_code, rebased
-from scaleplug.registry import Registration, lookup
+from scaleplug.registry import Registration, lookup, unreadable
 from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
 
@@ -41,9 +41,13 @@ class Deployment:
     @classmethod
     def unseal(cls, keyring: Keyring, app: str, sealed: bytes) -> Deployment:
         """Return what was signed; raises SerializationError."""
-        values = json.loads(keyring.unseal(REGISTRY, f"{app}|app", sealed))
-        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**known | {name: tuple(known.get(name, ())) for name in ("functions", "gone")})
+        text = keyring.unseal(REGISTRY, f"{app}|app", sealed)
+        try:
+            values = json.loads(text)
+            known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+            return cls(**known | {name: tuple(known.get(name, ())) for name in ("functions", "gone")})
+        except (KeyError, TypeError, ValueError) as exc:
+            raise unreadable(exc) from None
 
 
 def find(store: Store, keyring: Keyring, app: str) -> Deployment | None:
@@ -196,8 +200,8 @@ def _pools(
 
 def seal_code(keyring: Keyring, owner: Owner) -> tuple[str, bytes]:
     """Return the version of code that travels pickled, and the code, sealed."""
-    pickled = pickled_code(owner)
-    return code_version(owner), keyring.seal(CODE, owner.base_name, pickled)
+    pickled, version = pickled_code(owner), code_version(owner)
+    return version, keyring.seal(CODE, f"{owner.base_name}@{version}", pickled)
 
 
 def put_code(store: Store, name: str, version: str, sealed: bytes) -> None:

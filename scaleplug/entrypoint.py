@@ -35,7 +35,7 @@ class _Literal(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
         try:
             return ast.literal_eval(value) if isinstance(value, str) else value
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two of what is nested too deeply
             return value
 
 

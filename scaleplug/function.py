@@ -35,7 +35,7 @@ from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
 from scaleplug.schedules import Schedule
-from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_name
+from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_flag, check_name
 from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
 from scaleplug.task import POOL, eager
@@ -342,7 +342,7 @@ class Function(Autoscaled, Generic[P, R]):
         except NOTHING_SENT:
             raise
         except BaseException:
-            await finish_cancelling(caller.soon(partial(caller.cancel, self.full_name, call, tell=False)))
+            await finish_cancelling(caller.cancel_soon(self.full_name, call))
             raise
         finally:
             outcomes.close()
@@ -444,6 +444,10 @@ class Function(Autoscaled, Generic[P, R]):
     def _start_map(self, inputs: Inputs, order: bool, exceptions: bool, wrap: bool | None) -> Map[R]:
         self.needs_one_result(".map(), .starmap() and .for_each()")
         _check_kwargs(inputs.kwargs)
+        check_flag("order_outputs", order)
+        check_flag("return_exceptions", exceptions)
+        if wrap is not None:
+            check_flag("wrap_returned_exceptions", wrap)
         options = MapOptions(
             order_outputs=order,
             return_exceptions=exceptions,
@@ -459,6 +463,7 @@ class Function(Autoscaled, Generic[P, R]):
         ignore_exceptions: bool = False,
     ) -> None:
         """Run for every input and wait for all, without results."""
+        check_flag("ignore_exceptions", ignore_exceptions)
         options = {"order_outputs": False, "return_exceptions": ignore_exceptions}
         for _ in self._map(*input_iterators, kwargs=kwargs, **options).blocking():
             pass
@@ -469,6 +474,7 @@ class Function(Autoscaled, Generic[P, R]):
         kwargs: Mapping[str, Any] = {},
         ignore_exceptions: bool = False,
     ) -> None:
+        check_flag("ignore_exceptions", ignore_exceptions)
         async for _ in self._map(
             *input_iterators, kwargs=kwargs, order_outputs=False, return_exceptions=ignore_exceptions
         ):

@@ -46,6 +46,12 @@ def add_app(app: App, *, by_name: bool) -> None:
         _run_eagerly(app.celery)
 
 
+def forget_app(app: App) -> None:
+    """Let an App be found by nobody."""
+    if _apps.get(app.name) is app:
+        del _apps[app.name]
+
+
 def find_app(name: str) -> App | None:
     """Return this process's App of that name."""
     return _apps.get(name)

@@ -15,21 +15,24 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from scaleplug.abc import Event
 from scaleplug.blobs import Blobs
-from scaleplug.serializer import is_apart, is_packed
+from scaleplug.sent import Sent
+from scaleplug.serializer import is_apart, is_packed, packed_indices
+from scaleplug.server import alone
 from scaleplug.settings import Config
 from scaleplug.store import Store
 
 logger = logging.getLogger("scaleplug")
 
-READ_SECONDS = 5.0
-"""How long one XREAD waits in the server."""
+READ_SECONDS = 4.0
+"""How long one XREAD waits in the server; less than ``server.ANSWER_SECONDS``."""
 READ_COUNT = 1_000
+SHORTEST_PAUSE = 0.05
 RENEW_SECONDS = 600.0
 """How often large outcomes that wait to be read are saved from expiring after an hour."""
 ENTRY_BYTES, TRIM_BYTES = 500, 100_000
@@ -54,6 +57,12 @@ class Inbox:
         self._alive_until = 0.0
         self._untrimmed = 0
         self._missed_controller = False
+        self.sent = Sent(store, self.name)
+        self._run_id: str | None = None
+        self._missing: list[tuple[str, int]] | None = None
+        """What Redis seems to be without, until it is known that its end isn't in the inbox either."""
+        self._suspects: set[str] = set()
+        """The calls that were there when the connection was lost, until it is known which Redis has come back."""
         self.closed = False
 
     def open(self, call: str, put: Callable[[Event], object]) -> None:
@@ -81,18 +90,39 @@ class Inbox:
             self._waiters[call] -= 1
             if self._waiters[call] <= 0:  # what still comes for others that wait for it is theirs
                 del self._waiters[call]
+                self.sent.forget(call)
                 self._calls.pop(call, None)
+
+    def note_sent(
+        self, function: str, call: str, messages: Mapping[int, str | Callable[[], str]], *, many: bool
+    ) -> None:
+        """Keep messages of an open call that are about to be sent, by index, until their ends come."""
+        with self._lock:
+            if call in self._calls:
+                self.sent.note(function, call, messages, many=many)
 
     def _say_alive(self, *, first: bool = False) -> None:
         ttl = self.config.caller_ttl
         known, back, incarnation = self.store.revive(self.name, ttl)
         lost, self._incarnation = self._incarnation not in ("", incarnation), incarnation
         self._alive_until = time.monotonic() + ttl / 4
+        suspects, self._suspects = self._suspects, set()
+        if self._run_id is None or suspects:
+            self._check_restart(lost=lost)
         if lost:
             self.store.registered.clear()  # so that the next call registers its function again
-            self.fail_all("Redis was restarted without its data, or emptied: it no longer knows this call")
+            # What was called after the connection broke went to the Redis that is there now.
+            why = "Redis was restarted without its data, or emptied: it no longer knows this call"
+            self.fail_all(why, suspects or None)
         elif back and not (known or first):
             logger.warning("this process could not reach Redis for %g s: %d inputs were brought back", ttl, back)
+
+    def _check_restart(self, *, lost: bool) -> None:
+        """Look, after a connection was lost, if the server was started again, and without what."""
+        run_id = self.store.run_id()
+        if self._run_id not in (None, run_id) and not lost:
+            self._missing = self.sent.find_missing()
+        self._run_id = run_id
 
     def _check_controller(self) -> None:
         """Say so, once, when calls wait and nobody is there to start containers for them."""
@@ -105,13 +135,21 @@ class Inbox:
             self.config.namespace,
         )
 
-    def fail_all(self, why: str) -> None:
-        """End every call that waits: what it waits for is lost."""
+    def fail_all(self, why: str, calls: Collection[str] | None = None) -> None:
+        """End every call that waits, or some: what they wait for is lost."""
         reason = f"lost: {why}"
         with self._lock:
-            puts = [put for waiting in self._calls.values() for put in waiting]
+            lost = self._calls.keys() if calls is None else self._calls.keys() & set(calls)
+            puts = [put for call in lost for put in self._calls[call]]
         for put in puts:
             put(Event(-1, None, reason))
+
+    def lost_connection(self) -> None:
+        """Find out soon whether the Redis that comes back is the one that was there."""
+        self._alive_until = 0.0
+        self.store.client.connection_pool.disconnect(inuse_connections=False)  # each would take as long to find out
+        with self._lock:
+            self._suspects |= self._calls.keys()
 
     def _keep(self, event: Event) -> None:
         """Renew a large outcome for as long as somebody has the event and may still read it."""
@@ -133,21 +171,33 @@ class Inbox:
     def read(self, last: bytes, link: Any) -> bytes:
         """Wait for outcomes and hand them out; return the id of the last one."""
         if time.monotonic() > self._alive_until:
+            before = self._incarnation
             self._say_alive()
+            if self._incarnation != before:
+                last = b"0-0"  # its clock may be behind the other's
             self._renew()
         key = self.store.keys.of("inbox", self.name)
-        found = link.xread(
-            {key: last}, count=READ_COUNT, block=int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
-        )
+        block = 1 if self._missing is not None else int(min(READ_SECONDS, self.config.caller_ttl / 4) * 1000)
+        found = link.xread({key: last}, count=READ_COUNT, block=block)
         if not found:
-            self._check_controller()
+            if self._missing is not None:
+                self.sent.send_again(self._missing)
+                self._missing = None
+            else:
+                self._check_controller()
             return last
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         for entry, values in rows:
             last = entry
-            event = _event(values)
+            try:
+                event, call = _event(values), values[b"c"].decode()
+            except (ValueError, KeyError):  # nobody has signed it; the next one may be what somebody waits for
+                logger.warning("an entry of this process's inbox can't be read, and is left out")
+                continue
+            if event.part is None:
+                self.sent.ended(call, *_indices(event))
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
-            puts = list(self._calls.get(values[b"c"].decode(), ()))
+            puts = list(self._calls.get(call, ()))
             if event.large:
                 self._keep(event) if puts else self.drop(event)
             for put in puts:
@@ -159,6 +209,13 @@ class Inbox:
         return last
 
 
+def _indices(event: Event) -> Sequence[int]:
+    """Return the indices of the inputs that have ended."""
+    if event.packed:
+        return packed_indices(event.outcome or b"")
+    return (event.index,) if event.count == 1 else range(event.index, event.index + min(event.count, 1_000))
+
+
 def _event(values: dict[bytes, bytes]) -> Event:
     outcome = values.get(b"p")
     return Event(
@@ -167,25 +224,30 @@ def _event(values: dict[bytes, bytes]) -> Event:
         attempt=int(values.get(b"a", b"0")),
         large=outcome is not None and is_apart(outcome),
         packed=outcome is not None and is_packed(outcome),
-        count=int(values.get(b"k", b"1")),
+        count=min(int(values.get(b"k", b"1")), 1_000),
     )  # fmt: skip
 
 
 def _read_inbox(ref: weakref.ref[Inbox]) -> None:
-    last, pause, link = b"0-0", 0.05, None
+    last, pause = b"0-0", SHORTEST_PAUSE
+    link: Any = None
     while True:
         inbox = ref()
         if inbox is None or inbox.closed or inbox.pid != os.getpid():
             return
         try:
-            link = link or inbox.store.client.client()  # one connection of its own: it blocks
+            link = link or alone(inbox.store.client)  # it blocks, and is to know when its connection was lost
             last = inbox.read(last, link)
-            pause = 0.05
+            pause = SHORTEST_PAUSE
         except Exception as exc:  # noqa: BLE001  # without this thread every call would wait for ever
             if inbox.closed:
                 return
-            logger.warning("results can't be read from Redis, trying again: %s: %s", type(exc).__name__, exc)
+            if pause == SHORTEST_PAUSE:  # once for each time that it is away
+                logger.warning("results can't be read from Redis, trying again: %s: %s", type(exc).__name__, exc)
+            inbox.lost_connection()
+            if link is not None:
+                link.close()
             link = None
             time.sleep(pause)
-            pause = min(pause * 2, 2.0)
+            pause = min(pause * 2, 1.0)
         del inbox

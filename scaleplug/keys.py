@@ -25,19 +25,20 @@ holds for both.
 | idle:FN | zset | C by the time since when it runs nothing | scripts | controller, ps | container leaves |
 | ready:FN | zset | C by the time it got ready | scripts | controller, ps | container leaves |
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
-| container:C | hash | fn, slot, backend, version, requested, ready, epoch, client, pid, host, state, slots (inputs it was told to run at once), serial (it takes several, and runs one after the other) | controller, containers | all | 1 h after it left |
+| container:C | hash | fn, slot, backend, version, requested, forked (or told what to be), spare (1 if it was one), ready, taken and ended (its first input), epoch, client, pid, host, state, slots (inputs it was told to run at once), serial (it takes several, and runs one after the other) | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID`` (several on lines of their own), ``slots N`` | callers, controller | the container | 60 s |
 | stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | trouble:FN | string | why the last container did not start, its version and when (JSON) | controller | deploy, apps, ps, why | one starts |
 | prepared | hash | FN -> version of the code that the backend is ready to start | controller | deploy | with the function |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
-| decisions:FN | list | the last decisions, newest left (JSON) | controller | why | 200 are kept |
+| decisions:FN | list | the last decisions, newest left (JSON); rang: when the controller woke for one | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |
 | bell | list | one ring for the controller | all | controller | taken |
 | packed:FN | hash | ``pending`` and ``running``: inputs there beyond one for each message, since packs hold several | scripts | scripts | empty |
 | dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
+| hosts | zset | host names by the time of the last sign of life of a controller there | controllers | controller | 1 day after the last, or when it is lost |
 | functions | hash | FN -> signed app, source, version and settings (JSON) | callers, run, deploy | controller, callers | run ends, app stops |
 | code | hash | FN@version -> signed pickled function or class | callers, deploy | containers | its version is replaced |
 | versions | hash | FN -> version of the code that is registered (for containers that ask if theirs is) | callers, deploy | scripts | with the function |
@@ -54,8 +55,8 @@ holds for both.
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
 | inbox:P | stream | outcomes (those of a pack in one entry), and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
-| incarnation | string | a random name of this Redis while it keeps its data | callers | callers | never |
-| parked:P | list | FN and message of inputs whose caller seemed gone when they were taken | scripts | that process | 1 day |
+| incarnation | string | a random name of this Redis while it keeps its data | callers, controller | callers, controller | never |
+| parked:P | list | FN and message of inputs whose caller seemed gone when they were taken, or a container was to be started for them | scripts | that process | 1 day |
 | logs | stream | what functions printed | controller | run, logs | about 10,000 lines are kept |
 """
 

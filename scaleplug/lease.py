@@ -44,10 +44,11 @@ class Lease:
                 self.token = ""
         else:
             token = secrets.token_hex(16)
-            if self._lock.acquire(token=token):
+            if self._store.take_lease(token, LEASE_SECONDS):
+                self._lock.local.token = token.encode()
                 self.token, self._renewed = token, now
         if self.token and now - self._shown > SHOW_SECONDS:
-            self._store.client.set(self._store.keys.leader, self._who, ex=60)
+            self._store.show_leader(self._who, 60)
             self._shown = now
         return bool(self.token)
 

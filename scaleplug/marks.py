@@ -100,8 +100,14 @@ class MethodMark(_Marked, Generic[P, R]):
         return pool.method(self.__name__)
 
 
-def method(*, is_generator: bool | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], MethodMark[P, R]]:  # noqa: ARG001  # what it is can be seen
+def method(
+    misplaced: None = None,
+    /,
+    *,
+    is_generator: bool | None = None,  # noqa: ARG001  # what it is can be seen
+) -> Callable[[Callable[Concatenate[Any, P], R]], MethodMark[P, R]]:
     """Let a method of a class run in its containers."""
+    _check_parentheses("method", misplaced)
 
     def decorate(raw: Callable[Concatenate[Any, P], R]) -> MethodMark[P, R]:
         _check_plain("@scaleplug.method()", raw)
@@ -110,13 +116,20 @@ def method(*, is_generator: bool | None = None) -> Callable[[Callable[Concatenat
     return decorate
 
 
-def enter(*, snap: bool = False) -> Callable[[Callable[[Any], Any]], Any]:  # noqa: ARG001  # there are no snapshots
+def enter(
+    misplaced: None = None,
+    /,
+    *,
+    snap: bool = False,  # noqa: ARG001  # there are no snapshots
+) -> Callable[[Callable[[Any], Any]], Any]:
     """Run a method once when a container starts, before its first input; it may be async."""
+    _check_parentheses("enter", misplaced)
     return lambda raw: _hook("enter", raw)
 
 
-def exit() -> Callable[[Callable[[Any], Any]], Any]:  # noqa: A001  # the field's word
+def exit(misplaced: None = None, /) -> Callable[[Callable[[Any], Any]], Any]:  # noqa: A001  # the field's word
     """Run a method when a container leaves in good order; it may be async."""
+    _check_parentheses("exit", misplaced)
     return lambda raw: _hook("exit", raw)
 
 
@@ -127,6 +140,15 @@ def _hook(kind: str, raw: Any) -> Hook:
             f"@scaleplug.{kind}() goes on a method without arguments but self, which {raw.__name__} is not"
         )
     return Hook(raw, kind)
+
+
+def _check_parentheses(decorator: str, misplaced: object) -> None:
+    if misplaced is not None:
+        where = getattr(misplaced, "__name__", repr(misplaced))
+        raise InvalidError(
+            f"@scaleplug.{decorator} needs parentheses: write @scaleplug.{decorator}() above {where!r}, "
+            "and give it arguments by name"
+        )
 
 
 def _check_plain(decorator: str, raw: Any) -> None:

@@ -101,6 +101,13 @@ class MessageFactory:
             made.append(pickle_call(self.task.name, args, dict(kwargs), EMBED))
         return made
 
+    def make_single(self, call: str, index: int, part: bytes) -> str:
+        """Return the message of one input of a map, as it is outside of a pack."""
+        input_id = f"{call}:{index}"
+        sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), part)
+        body, tag = b2a_base64(sealed, newline=False).decode(), str(uuid4())
+        return self._filled(call, True, 0) % {"id": input_id, "body": body, "tag": tag, "index": index}
+
     def make_pack(self, call: str, first: int, parts: Sequence[bytes]) -> str:
         """Return one message for inputs of a map that follow each other."""
         text, new = self._filled(call, True, 0, packed=True), pack_id(call, first, len(parts))

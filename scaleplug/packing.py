@@ -57,6 +57,16 @@ def take_apart(payload: bytes, *, numbered: bool = False) -> tuple[list[bytes], 
     return parts, numbers
 
 
+def indices_of(sealed: bytes, head: int) -> Sequence[int]:
+    """Return the indices in sealed outcomes that travel together, whose seal's head has ``head`` bytes; unverified."""
+    begin = head + int.from_bytes(sealed[head - 2 : head], "big") + 1
+    try:
+        (count,) = struct.unpack_from(">I", sealed, begin)
+        return struct.unpack_from(f">{min(count, MOST)}I", sealed, begin + 4 + 4 * count)
+    except struct.error:
+        return ()
+
+
 def outcomes_context(call: str) -> str:
     """Return the context under which outcomes that travel together are signed; which they are is inside."""
     return f"{call}|pack"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from scaleplug import __version__
 from scaleplug.errors import ExecutionError, NotFoundError, SerializationError, did_you_mean
 from scaleplug.serializer import REGISTRY, Keyring
 from scaleplug.settings import FunctionSettings
@@ -120,7 +121,7 @@ class Registration:
     def from_dict(cls, values: Mapping[str, Any]) -> Registration:
         """Return what :meth:`to_dict` gave; fields this version doesn't know are left out."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        read = {"source": Source(*values["source"]), "settings": FunctionSettings.from_dict(values["settings"])}
+        read = {"source": Source(*values["source"][:3]), "settings": FunctionSettings.from_dict(values["settings"])}
         return cls(**(known | read))
 
     def seal(self, keyring: Keyring) -> bytes:
@@ -130,7 +131,19 @@ class Registration:
     @classmethod
     def unseal(cls, keyring: Keyring, function: str, sealed: bytes) -> Registration:
         """Return what was signed; raises SerializationError."""
-        return cls.from_dict(json.loads(keyring.unseal(REGISTRY, function, sealed)) | {"function": function})
+        text = keyring.unseal(REGISTRY, function, sealed)
+        try:
+            return cls.from_dict(json.loads(text) | {"function": function})
+        except (KeyError, TypeError, ValueError) as exc:  # it is genuine
+            raise unreadable(exc) from None
+
+
+def unreadable(exc: Exception) -> SerializationError:
+    """Return the error for something signed that this version makes no sense of."""
+    return SerializationError(
+        f"it was written by another version of scaleplug, and this one ({__version__}) can't read it "
+        f"({type(exc).__name__}: {exc}): install the same version everywhere"
+    )
 
 
 def registrations(sealed: Mapping[str, bytes], keyring: Keyring) -> dict[str, Registration]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection
 
 from scaleplug.errors import InvalidError, SerializationError
+from scaleplug.memory import Memory
 from scaleplug.registry import Registration, open_override
 from scaleplug.serializer import Keyring
 from scaleplug.settings import FunctionSettings, override
@@ -24,6 +25,7 @@ class Roster:
     def __init__(self, store: Store, keyring: Keyring) -> None:
         self.store, self.keyring = store, keyring
         self.views: dict[str, View] = {}
+        self.memory = Memory(store)
         self.retiring_templates: dict[str, Registration] = {}
         """Classes without containers of their own that are to go."""
         self.unused_seconds = UNUSED_SECONDS
@@ -33,7 +35,7 @@ class Roster:
 
         A function that is registered no longer keeps its view while it has containers; see :attr:`View.missing`.
         """
-        found = []
+        found, known = [], list[Registration]()
         rows = self.store.registry(functions)
         for function in (self.views.keys() if functions is None else set(functions)) - rows.keys():
             if function in self.views:
@@ -46,6 +48,7 @@ class Roster:
                 if function in self.views:
                     self.views[function].missing = True
                 continue
+            known.append(registration)
             self.retiring_templates.pop(function, None)
             if registration.template:
                 if retiring:
@@ -54,6 +57,7 @@ class Roster:
             self._update(registration, self._settings(registration, laid_over), retiring=retiring)
             if not retiring:
                 found.append(registration)
+        self.memory.note(rows, known, functions)
         return found
 
     def _update(self, registration: Registration, settings: FunctionSettings, *, retiring: bool) -> None:
@@ -105,6 +109,7 @@ class Roster:
                         view.update(view.registration, view.settings, retiring=True)
         for function in gone:
             self.views.pop(function, None)
+            self.memory.forget(function)
             self.retiring_templates.pop(function, None)
         return bool(gone)
 

@@ -40,8 +40,6 @@ from scaleplug.worker.parent import die_with_parent
 logger = logging.getLogger("scaleplug")
 
 EX_CONFIG = 2
-RUN_GRACE = 2.0
-"""Seconds that inputs still running get when the run they belong to ends."""
 
 
 def control(
@@ -215,7 +213,7 @@ class Run:
         if controller is not None and controller.poll() is None:
             controller.terminate()
             try:
-                controller.wait(RUN_GRACE + 3.0)
+                controller.wait(self.config.run_grace + 3.0)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 controller.kill()
                 controller.wait()
@@ -276,7 +274,7 @@ def main() -> None:
     threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     config = Config(**options["config"])
     try:
-        control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=RUN_GRACE)
+        control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=config.run_grace)
     except ConfigurationError as exc:
         print(f"scaleplug: {exc}", file=sys.stderr)  # noqa: T201
         sys.exit(EX_CONFIG)

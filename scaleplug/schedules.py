@@ -12,6 +12,8 @@ from cronsim import CronSim, CronSimError
 
 from scaleplug.errors import InvalidError, did_you_mean
 
+LONGEST = 10**10
+"""What one field of a Period may hold."""
 DAYS = {"years": 365, "months": 30}
 """What a year and a month of a Period are, in days."""
 
@@ -28,10 +30,12 @@ class Cron:
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
+        _check_text("cron_string", "0 6 * * *", self.cron_string)
+        _check_text("timezone", "Europe/Paris", self.timezone)
         if self.timezone not in available_timezones():
-            near = did_you_mean(str(self.timezone), available_timezones())
+            near = did_you_mean(self.timezone, available_timezones())
             raise InvalidError(f"timezone {self.timezone!r} is not an IANA time zone such as 'Europe/Paris'{near}")
-        if len(str(self.cron_string).split()) != 5:
+        if len(self.cron_string.split()) != 5:
             raise InvalidError(
                 f"cron_string {self.cron_string!r} needs five fields: minute hour day-of-month month day-of-week"
             )
@@ -68,10 +72,13 @@ class Period:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name, 0)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
                 raise InvalidError(f"{each.name} must be a number of 0 or more, not {value!r}")
         days = self.days + 7 * self.weeks + sum(getattr(self, name) * count for name, count in DAYS.items())
-        interval = timedelta(days=days, hours=self.hours, minutes=self.minutes, seconds=self.seconds)
+        try:
+            interval = timedelta(days=days, hours=self.hours, minutes=self.minutes, seconds=self.seconds)
+        except OverflowError:
+            raise InvalidError(f"{self!r} is too long: a Period may have up to a million years") from None
         if interval < timedelta(seconds=1):
             raise InvalidError("a Period must be a second or longer, as in Period(hours=1)")
         object.__setattr__(self, "interval", interval)
@@ -86,6 +93,11 @@ class Period:
 
 
 Schedule = Cron | Period
+
+
+def _check_text(name: str, example: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidError(f"{name} must be a string such as {example!r}, not {value!r}")
 
 
 def schedule_from(values: Mapping[str, Any]) -> Schedule | None:

@@ -7,6 +7,7 @@ thousand awaited calls cost a few steps and no thread of their own.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 import weakref
@@ -38,6 +39,16 @@ class Parcel:
 
 
 @dataclass(slots=True, eq=False)
+class Cancel:
+    """A call to be cancelled, perhaps with others of its function."""
+
+    cancel: Callable[[str, Sequence[str]], object]
+    function: str
+    call: str
+    answer: Answer[None] = field(default_factory=Answer)
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
     run: Callable[[], Any]
     answer: Answer[Any] = field(default_factory=Answer)
@@ -49,7 +60,8 @@ class _Job:
             self.answer.fail(exc)
 
 
-_Queue: TypeAlias = "queue.SimpleQueue[Parcel | _Job | None]"
+_Item: TypeAlias = Parcel | Cancel | _Job
+_Queue: TypeAlias = "queue.SimpleQueue[_Item | None]"
 
 
 class Sender:
@@ -71,7 +83,12 @@ class Sender:
         self._put(parcel)
         return parcel.answer.future
 
-    def _put(self, item: Parcel | _Job) -> None:
+    def cancel(self, cancel: Cancel) -> asyncio.Future[None]:
+        """Cancel a call after what was asked for before, or with others that come one after the other."""
+        self._put(cancel)
+        return cancel.answer.future
+
+    def _put(self, item: _Item) -> None:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
@@ -86,7 +103,7 @@ class Sender:
 def _work(todo: _Queue) -> None:
     # It knows the queue only, so that what the queue serves can go.
     while (item := todo.get()) is not None:
-        items: list[Parcel | _Job] = [item]
+        items: list[_Item] = [item]
         end = False
         while len(items) < ITEMS and not end:
             try:
@@ -103,16 +120,31 @@ def _work(todo: _Queue) -> None:
         del item, items
 
 
-def _do(items: Sequence[Parcel | _Job]) -> None:
-    parcels: list[Parcel] = []
-    for item in items:
-        if isinstance(item, Parcel):
-            parcels.append(item)
+def _do(items: Sequence[_Item]) -> None:
+    for kind, group in itertools.groupby(items, type):  # in their order: a cancel must not overtake what it cancels
+        if kind is Parcel:
+            _send(list(group))  # type: ignore[arg-type]  # the kind says it
+        elif kind is Cancel:
+            _cancel(list(group))  # type: ignore[arg-type]
         else:
-            _send(parcels)  # a cancel must not overtake what it cancels
-            parcels = []
-            item.do()
-    _send(parcels)
+            for item in group:
+                item.do()  # type: ignore[union-attr]
+
+
+def _cancel(cancels: Sequence[Cancel]) -> None:
+    """Cancel calls, those of one function together."""
+    together: dict[str, list[Cancel]] = {}
+    for each in cancels:
+        together.setdefault(each.function, []).append(each)
+    for function, group in together.items():
+        try:
+            group[0].cancel(function, [each.call for each in group])
+        except BaseException as exc:  # noqa: BLE001  # it belongs to those who wait, and the thread must live on
+            for each in group:
+                each.answer.fail(exc)
+        else:
+            for each in group:
+                each.answer.give(None)
 
 
 def _send(parcels: Sequence[Parcel]) -> None:

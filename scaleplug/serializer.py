@@ -29,8 +29,9 @@ from kombu.serialization import register
 from tblib import pickling_support
 
 from scaleplug import __version__
-from scaleplug.errors import ConfigurationError, ExecutionError, RemoteError, SerializationError
-from scaleplug.packing import PACK, outcomes_context, take_apart
+from scaleplug.errors import ConfigurationError, Error, ExecutionError, RemoteError, SerializationError
+from scaleplug.packing import PACK, indices_of, outcomes_context, take_apart
+from scaleplug.settings import process_config
 
 CONTENT_TYPE = "application/x-scaleplug"
 NAME = "scaleplug"
@@ -45,6 +46,8 @@ _MAC = hashlib.sha256().digest_size
 _PYTHON = sys.version_info[:2]
 MIN_SECRET = 32
 SHORT = 80
+MASKED = "..."
+"""Stands where an argument would be shown."""
 MOST_FRAMES = 100
 """Frames of an exception that travel at least; of more, the pickler may run out of stack."""
 _short = reprlib.Repr()
@@ -141,6 +144,14 @@ PASS = "Pass plain data, or make the object inside the function"
 RETURN = "Return plain data, or what is needed to make the object again"
 
 
+def shows_arguments() -> bool:
+    """Return whether people may see what functions are called with (``SCALEPLUG_SHOW_ARGUMENTS``)."""
+    try:
+        return bool(process_config().show_arguments)
+    except Error:  # something else in the environment is wrong, and told where it matters
+        return False
+
+
 def shortly(value: Any) -> str:
     """Return a value's repr cut to one short line, whatever it does when it is asked for one."""
     try:
@@ -189,7 +200,7 @@ def unpicklable_call(
 def _told(value: Any) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"a {name} ({shortly(value)})"
+    return f"a {name} ({shortly(value)})" if shows_arguments() else f"a {name}"
 
 
 def is_apart(sealed: bytes) -> bool:
@@ -202,6 +213,11 @@ def is_packed(sealed: bytes) -> bool:
     """Return whether a sealed payload says that it holds several; nothing is verified here."""
     begin = _HEAD.size + int.from_bytes(sealed[_HEAD.size - 2 : _HEAD.size], "big")
     return sealed[begin : begin + 1] == PACK
+
+
+def packed_indices(sealed: bytes) -> Sequence[int]:
+    """Return the indices of the inputs that ended together; nothing is verified here."""
+    return indices_of(sealed, _HEAD.size)
 
 
 # -- the kombu serializer: inputs sent through Celery's own calls --------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 import redis
 from redis import DriverInfo
@@ -24,6 +25,7 @@ from redis.retry import Retry
 
 from scaleplug.errors import ConfigurationError, ServerError
 from scaleplug.settings import Config
+from scaleplug.silence import Trying
 
 MINIMUM_VERSION = (6, 2)
 SCHEMES = ("redis", "rediss", "unix", "redis+socket")
@@ -31,6 +33,11 @@ CLIENTS_PER_CONTAINER = 3
 OTHER_CLIENTS = 64  # callers, controllers, dashboards
 CLOCK_TOLERANCE = 5.0  # seconds
 RETRIES = 3
+NO_EVICTION = (
+    "run 'redis-cli CONFIG SET maxmemory-policy noeviction', and write maxmemory-policy noeviction into its redis.conf"
+)
+ANSWER_SECONDS = 6.0
+"""How long a command may take. A connection that died without a word costs as much, so everything goes on in 10 s."""
 DRIVER_INFO = DriverInfo()  # redis-py would read its package's metadata anew for every connection
 # Celery's users write CERT_REQUIRED into a URL, redis-py asks for required
 CERT_REQS = {"CERT_NONE": "none", "CERT_OPTIONAL": "optional", "CERT_REQUIRED": "required"}
@@ -43,7 +50,7 @@ def mask_url(url: str) -> str:
     """
     scheme, mark, rest = url.partition("://") if "://" in url else ("", "", url)
     address, query_mark, query = rest.partition("?")
-    if "@" not in address and "@" in query:
+    if "@" in query:
         address, query_mark, query = rest, "", ""
     userinfo, at, place = address.rpartition("@")
     if at:
@@ -83,8 +90,15 @@ def _scheme(url: str) -> str:
     return scheme
 
 
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the Redis URL {mask_url(url)!r} is not valid: {error}") from None
+
+
 def _rebuild(url: str, scheme: str, renamed: dict[str, str]) -> str:
-    parts = urlsplit(url)
+    parts = _split(url)
     userinfo, at, place = parts.netloc.rpartition("@")
     options = {renamed.get(name, name): value for name, value in parse_qsl(parts.query)}
     if scheme == "redis+socket" and "password" in options:  # kombu reads it in front of the @ only
@@ -101,7 +115,7 @@ def connect(
     url: str,
     *,
     name: str | None = None,
-    timeout: float = 10.0,
+    timeout: float = ANSWER_SECONDS,
     connect_timeout: float = 5.0,
     retry: bool = True,
     max_connections: int | None = None,
@@ -118,20 +132,43 @@ def connect(
         "socket_connect_timeout": connect_timeout,
         "health_check_interval": 25,
         "client_name": name,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES) if retry else Retry(NoBackoff(), 0),
+        "retry": Trying(ExponentialBackoff(cap=1.0, base=0.05), RETRIES) if retry else Retry(NoBackoff(), 0),
         "max_connections": max_connections,
         "driver_info": DRIVER_INFO,
     }
     target = client_url(url)
+    _check_database(url, target)
     if not target.startswith("unix://"):
         options["socket_keepalive"] = True  # a Unix socket has none, and redis-py refuses the option
     try:
         client = redis.Redis.from_url(target, **options)
         pool = client.connection_pool
+        if isinstance(options["retry"], Trying):
+            options["retry"].silences.pool = weakref.ref(pool)
         pool.connection_class(**pool.connection_kwargs)  # an option it doesn't know fails here, not at a first command
     except (ValueError, TypeError, RedisError) as error:
         raise ConfigurationError(f"the Redis URL {mask_url(url)!r} is not valid: {error}") from None
     return client
+
+
+def alone(client: Any) -> redis.Redis:
+    """Return a client like another, of one connection of its own, that tries nothing again."""
+    pool = client.connection_pool
+    options = pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+    return redis.Redis.from_pool(
+        redis.ConnectionPool(connection_class=pool.connection_class, max_connections=1, **options)
+    )
+
+
+def _check_database(url: str, target: str) -> None:
+    """Refuse what redis-py would take for database 0."""
+    parts = _split(target)
+    path = "" if parts.scheme == "unix" else parts.path.strip("/")
+    for database in (path, dict(parse_qsl(parts.query)).get("db", "")):
+        if database and not database.isdecimal():
+            raise ConfigurationError(
+                f"the Redis URL {mask_url(url)!r} is not valid: its database is a number, as in redis://localhost:6379/0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,17 +195,21 @@ def check_server(
     config: Config,
     containers: int | None = None,
     embedded: bool = False,
+    cautious: bool = True,
     clock: Callable[[], float] = time.time,
 ) -> list[str]:
     """Refuse a server that can't be used safely; return a warning for each point that is merely unwise.
 
     ``containers`` is how many there will be at most: a server without room for their connections is refused.
-    ``embedded`` leaves out that nothing is kept on disk. Raises ServerError, one sentence with the way out.
+    ``embedded`` leaves out that nothing is kept on disk, ``cautious=False`` leaves out all warnings. Raises
+    ServerError, one sentence with the way out.
     """
     place = _place(client)
     facts = read_facts(client, clock=clock)
     for refusal in refusals(facts, allow_eviction=bool(config.allow_eviction), containers=containers):
         raise ServerError(f"Redis at {place} {refusal}")
+    if not cautious:
+        return []
     expected = containers if containers is not None else config.max_containers
     return [f"Redis at {place} {warning}" for warning in cautions(facts, containers=expected, embedded=embedded)]
 
@@ -236,6 +277,11 @@ def _clock_offset(client: Any, clock: Callable[[], float]) -> float | None:
     return float(seconds + micros / 1e6 - (before + clock()) / 2)
 
 
+def unusable(client: Any, error: Exception) -> ServerError:
+    """Return the error for a server that could not be used, with the way out."""
+    return ServerError(f"Redis at {_place(client)} {_trouble(error)}")
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
@@ -279,10 +325,10 @@ def refusals(facts: ServerFacts, *, allow_eviction: bool, containers: int | None
         yield "is a read-only replica: put the address of its master into SCALEPLUG_REDIS_URL"
     if facts.loading:
         yield "is still loading its data: start again when it is done"
-    if _evicts(facts) and facts.maxmemory != 0 and not allow_eviction:
+    if _evicts(facts) and not allow_eviction:
         yield (
-            f"throws inputs away when its memory is full (maxmemory-policy {facts.policy}): "
-            "set maxmemory-policy noeviction, or accept it with SCALEPLUG_ALLOW_EVICTION=1"
+            f"throws inputs away {_when_it_evicts(facts)} (maxmemory-policy {facts.policy}): {NO_EVICTION}, "
+            "or accept it with SCALEPLUG_ALLOW_EVICTION=1"
         )
     if containers is not None and _short_of_clients(facts, containers):
         yield _too_few_clients(facts, containers)
@@ -291,8 +337,7 @@ def refusals(facts: ServerFacts, *, allow_eviction: bool, containers: int | None
 def cautions(facts: ServerFacts, *, containers: int | None, embedded: bool) -> Iterator[str]:
     """Yield what is unwise about a server that may be used, and what could not be checked."""
     if _evicts(facts):
-        when = "once it has a maxmemory" if facts.maxmemory == 0 else "when its memory is full"
-        yield f"throws inputs away {when} (maxmemory-policy {facts.policy}): set maxmemory-policy noeviction"
+        yield f"throws inputs away {_when_it_evicts(facts)} (maxmemory-policy {facts.policy}): {NO_EVICTION}"
     if facts.persistent is False and not embedded:
         yield "keeps nothing on disk, so inputs are lost when Redis restarts: set appendonly yes"
     if _short_of_clients(facts, containers or 0):
@@ -317,6 +362,10 @@ def _unread(facts: ServerFacts) -> Iterator[str]:
 
 def _evicts(facts: ServerFacts) -> bool:
     return facts.policy not in (None, "noeviction")
+
+
+def _when_it_evicts(facts: ServerFacts) -> str:
+    return "once it has a maxmemory" if facts.maxmemory == 0 else "when its memory is full"
 
 
 def _clients_needed(containers: int) -> int:

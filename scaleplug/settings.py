@@ -50,6 +50,13 @@ def check_factor(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
     """How often a failed input runs again, and after how many seconds.
@@ -78,11 +85,11 @@ class Retries:
         return min(self.initial_delay * growth, self.max_delay)
 
 
-def as_retries(value: object) -> Retries | None:
+def as_retries(value: object, *, stored: bool = False) -> Retries | None:
     """Return what ``retries=`` stands for: a number is so many retries, one second apart."""
     if value is None or isinstance(value, Retries):
         return value
-    if isinstance(value, Mapping):
+    if stored and isinstance(value, Mapping):
         known = {f.name for f in fields(Retries)}
         return Retries(**{k: v for k, v in value.items() if k in known})
     if isinstance(value, bool) or not isinstance(value, int):
@@ -111,6 +118,8 @@ class FunctionSettings:
     wait_ms: int = 0
     retries: Retries | None = None
     single_use_containers: bool = False
+    memory: int | None = None
+    """MiB that a container may use."""
 
     def __post_init__(self) -> None:
         check_count("min_containers", self.min_containers, 0)
@@ -133,9 +142,10 @@ class FunctionSettings:
             raise InvalidError(
                 f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
             )
-        object.__setattr__(self, "retries", as_retries(self.retries))
-        if not isinstance(self.single_use_containers, bool):
-            raise InvalidError(f"single_use_containers must be True or False, not {self.single_use_containers!r}")
+        object.__setattr__(self, "retries", as_retries(self.retries, stored=True))
+        if self.memory is not None:
+            check_count("memory", self.memory, 1)
+        check_flag("single_use_containers", self.single_use_containers)
         if self.single_use_containers and self.max_inputs > 1:
             what = "@concurrent" if self.max_batch_size is None else "@batched"
             raise InvalidError(
@@ -283,17 +293,41 @@ class Config:
     stop_grace: float = _knob(
         "SCALEPLUG_STOP_GRACE", _seconds, 30.0, "Seconds that running inputs get to finish when a container must stop."
     )
+    run_grace: float = _knob(
+        "SCALEPLUG_RUN_GRACE", _seconds, 2.0, "Seconds that running inputs get to finish when a scaleplug run ends."
+    )
     cancel_grace: float = _knob(
         "SCALEPLUG_CANCEL_GRACE", _seconds, 5.0, "Seconds a cancelled input gets to end before its container is killed."
     )
+    freeze_timeout: float = _knob(
+        "SCALEPLUG_FREEZE_TIMEOUT", _seconds, 10.0, "Seconds after which a container that is stopped is replaced."
+    )
+    host_timeout: float = _knob(
+        "SCALEPLUG_HOST_TIMEOUT", _seconds, 60.0, "Seconds without a sign of life after which a host is lost."
+    )
     reconnect_timeout: float = _knob(
-        "SCALEPLUG_RECONNECT_TIMEOUT", _seconds, 60.0, "Seconds a container tries to reach Redis again before it exits."
+        "SCALEPLUG_RECONNECT_TIMEOUT",
+        _seconds,
+        60.0,
+        "Seconds a container or a caller tries to reach Redis again before it gives up.",
     )
     max_containers: int | None = _knob(
         "SCALEPLUG_MAX_CONTAINERS", _whole, None, "Containers of all functions on this host; from its size when unset."
     )
+    spares: int = _knob(
+        "SCALEPLUG_SPARES", _whole, 1, "Booted processes that each zygote keeps ready to be a container; 0 for none."
+    )
     allow_eviction: int = _knob(
         "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
+    )
+    show_arguments: int = _knob(
+        "SCALEPLUG_SHOW_ARGUMENTS", _whole, 1, "0 keeps arguments and results out of errors, logs, ps and Flower."
+    )
+    container_redis_url: str | None = _knob(
+        "SCALEPLUG_CONTAINER_REDIS_URL",
+        _text,
+        None,
+        "URL by which containers reach the Redis, where their user is another one than the controller's.",
     )
 
     def __post_init__(self) -> None:
@@ -305,6 +339,9 @@ class Config:
             ("map_window", 1),
             ("max_attempts", 1),
             ("max_payload", 1),
+            ("allow_eviction", 0),
+            ("show_arguments", 0),
+            ("spares", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:
@@ -312,6 +349,9 @@ class Config:
         check_seconds("SCALEPLUG_RESULT_TTL", self.result_ttl, 1, 365 * DAY)
         check_seconds("SCALEPLUG_CALLER_TTL", self.caller_ttl, 5, DAY)
         check_seconds("SCALEPLUG_STOP_GRACE", self.stop_grace, 0, DAY)
+        check_seconds("SCALEPLUG_RUN_GRACE", self.run_grace, 0, DAY)
+        check_seconds("SCALEPLUG_FREEZE_TIMEOUT", self.freeze_timeout, 0.1, DAY)
+        check_seconds("SCALEPLUG_HOST_TIMEOUT", self.host_timeout, 5, DAY)
         check_seconds("SCALEPLUG_CANCEL_GRACE", self.cancel_grace, 0, DAY)
         check_seconds("SCALEPLUG_RECONNECT_TIMEOUT", self.reconnect_timeout, 1, DAY)
 

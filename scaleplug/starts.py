@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 
 from scaleplug.backends import Backend
@@ -55,7 +54,7 @@ class Starts:
     def failed(self, view: View, reason: str, lines: Sequence[str], version: str) -> None:
         """Put the next start off, and tell; inputs that would wait for ever fail."""
         self._note(view, reason, lines, version)
-        shown, now = view.registration.shown, time.time()
+        shown, now = view.registration.shown, self.store.now()
         if now < view.back_off_until:
             return  # one of several that were started together
         view.failures += 1
@@ -73,7 +72,7 @@ class Starts:
             self.store.fail_pending(self.lease.token, view.registration.function, text)
 
     def _note(self, view: View, reason: str, lines: Sequence[str], version: str) -> None:
-        trouble = {"at": time.time(), "version": version, "reason": reason, "lines": list(lines)}
+        trouble = {"at": self.store.now(), "version": version, "reason": reason, "lines": list(lines)}
         view.troubled = True
         self.store.put_trouble(view.registration.function, trouble)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -20,9 +21,11 @@ from scaleplug.client import RedisCaller
 from scaleplug.errors import (
     Error,
     ExecutionError,
+    InvalidError,
 )
 from scaleplug.pools import code_version
-from scaleplug.serializer import NAME, pickle_call, sealing
+from scaleplug.serializer import MASKED, NAME, pickle_call, sealing, shortly, shows_arguments
+from scaleplug.store import Store
 from scaleplug.transport import exhausted
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 else:
     _Task = object  # a mixin: what it stands on is the Celery app's own Task class
 
+LONGEST_ID = 255
 POOL = "scaleplug_pool"
 """The option of a Celery signature that names the pool of a variant, or of an object with parameters."""
 
@@ -59,6 +63,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         **options: Any,
     ) -> AsyncResult:
         """Send the task as Celery does, to the function's own queue on scaleplug's Redis."""
+        _check_call(args, kwargs, task_id)
         pool, again, task_id = options.pop(POOL, None), task_id is not None, task_id or str(uuid4())
         function = self.function if pool is None else self.function.in_pool(pool)
         if "scaleplug" not in (options.get("headers") or ()):  # it is in the calls that don't come from Celery
@@ -72,11 +77,16 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             own = name == function.full_name
             caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
         options["queue"] = function.app.keys.queue(name)
+        shown = shows_arguments()  # by those who watch Celery's events
+        options.setdefault("argsrepr", shortly(tuple(args or ())) if shown else MASKED)
+        options.setdefault("kwargsrepr", shortly(dict(kwargs or {})) if shown else MASKED)
         version = code_version(function.owner)
         if version and "scaleplug" not in (options.get("headers") or {}):
             options["headers"] = {**(options.get("headers") or {}), "scaleplug": {"version": version}}
         for other in ("exchange", "routing_key", "connection"):
             options.pop(other, None)
+        if isinstance(caller, RedisCaller):
+            _count_from(caller.store, options)
         try:
             with _sending(None if again else caller, self.name, task_id, name):
                 return super().apply_async(
@@ -104,6 +114,16 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             return self.apply(args, kwargs, task_id=task_id, **options)
 
 
+def _check_call(args: Any, kwargs: Any, task_id: Any) -> None:
+    """Refuse what Celery would pass on, to fail in a container."""
+    if not isinstance(args, list | tuple | None):
+        raise InvalidError(f"args must be a list or a tuple of the arguments, as in args=(1,), not {shortly(args)}")
+    if not isinstance(kwargs, Mapping | None):
+        raise InvalidError(f"kwargs must be a mapping of argument names, not {shortly(kwargs)}")
+    if task_id is not None and not (isinstance(task_id, str) and 0 < len(task_id) <= LONGEST_ID):
+        raise InvalidError(f"task_id must be a string of 1 to {LONGEST_ID} characters, not {shortly(task_id)}")
+
+
 eager: ContextVar[Function[Any, Any] | None] = ContextVar("scaleplug_eager", default=None)
 
 
@@ -125,6 +145,15 @@ def make_task(celery: Celery, name: str, raw: Callable[..., Any] | None, *, boun
 
 def _elsewhere() -> None:
     raise ExecutionError("the code of this function isn't in this process")
+
+
+def _count_from(store: Store, options: dict[str, Any]) -> None:
+    """Turn seconds from now into moments by Redis's clock, by which inputs are due: this machine's may be wrong."""
+    for given, wanted in (("countdown", "eta"), ("expires", "expires")):
+        seconds = options.get(given)
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            options[given] = None
+            options[wanted] = datetime.fromtimestamp(store.now() + seconds, UTC)
 
 
 @contextlib.contextmanager

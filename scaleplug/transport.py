@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from kombu.transport import virtual
@@ -81,9 +81,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         eta, raw = headers.get("eta"), None
         if eta:
             # It waits in Redis, not in a worker's memory; the container sees it when it is due, without an ETA.
-            due = datetime.fromisoformat(eta).timestamp()
+            due = datetime.fromisoformat(eta)
+            due = due if due.tzinfo is not None else due.replace(tzinfo=UTC)  # as Celery takes it, wherever this runs
             raw = json.dumps({**message, "headers": {**headers, "eta": None}})
-            admission = store.delay(function, raw, due, most_pending=transport.most_pending, drafts=drafts)
+            admission = store.delay(function, raw, due.timestamp(), most_pending=transport.most_pending, drafts=drafts)
         else:
             admission = store.submit(
                 function, [json.dumps(message)], most_pending=transport.most_pending, drafts=drafts
@@ -100,7 +101,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         pipe.lrange(queue, 0, -1)
         pipe.delete(queue)
         messages = pipe.execute()[0]
-        ids = [found[1].decode() for message in messages if (found := _ID.search(message))]
+        ids = [found[1].decode(errors="replace") for message in messages if (found := _ID.search(message))]
         for first in range(0, len(ids), 1_000):
             store.client.unlink(*(store.keys.of("argument", input_id) for input_id in ids[first : first + 1_000]))
         return len(messages)

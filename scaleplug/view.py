@@ -22,8 +22,16 @@ class Known:
     draining: bool = False
     blameless: bool = False
     version: str = ""
+    killed_at: float | None = None
+    """When its end was ordered, which it can't resist."""
+    fenced: bool = False
+    """Whether what it held was given back already, though it isn't gone."""
     slots: int | None = None
     """How many inputs it was last told to run at once; ``None`` where an earlier controller has told it."""
+
+    def kill(self, now: float) -> None:
+        """Note that its end is ordered; ``now`` is monotonic time."""
+        self.draining, self.killed_at = True, self.killed_at or now
 
 
 @dataclass(slots=True)

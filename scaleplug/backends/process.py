@@ -31,6 +31,8 @@ from scaleplug.settings import Config
 logger = logging.getLogger("scaleplug")
 
 HELLO_SECONDS = 10.0
+_TOLD = {f.name for f in fields(BackendContainer)}
+"""What is taken of what a zygote tells, which may be of another version."""
 CONTAINERS_PER_CORE = 128
 BYTES_PER_CONTAINER = 24 << 20
 """What one more container may come to need, as a first guess; what is really free is looked up before every start."""
@@ -49,6 +51,7 @@ class _ZygoteLink:
         self.known: dict[str, Registration] = {}
         self.error: str | None = None
         self.dismissed = False
+        self.stopped_since: float | None = None
         self.lock = threading.Lock()
 
     def tell(self, order: dict[str, Any]) -> None:
@@ -82,9 +85,15 @@ class ProcessBackend:
         self._find, self._on_exit, self._on_lines = find, on_exit, on_lines
         self._zygotes: dict[Path, _ZygoteLink] = {}
         self._exits: list[ContainerExit] = []
+        self._frozen: set[str] = set()
+        self._looked = 0.0
         self._lock = threading.RLock()
         self._closed = self._ending = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _containers_config(self) -> dict[str, Any]:
+        values = {f.name: getattr(self.config, f.name) for f in fields(self.config)}
+        return values | {"redis_url": self.config.container_redis_url or self.config.redis_url}
 
     # -- zygotes ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +171,7 @@ class ProcessBackend:
                     stdin=subprocess.PIPE, stdout=log, stderr=log, pass_fds=inherited, start_new_session=True,
                 )  # fmt: skip
             options = {
-                "config": {f.name: getattr(self.config, f.name) for f in fields(self.config)},
+                "config": self._containers_config(),
                 "source": [source.kind, source.where, source.folder],
                 "listener": listener.fileno(),
                 "lifeline": self.lifeline,
@@ -204,7 +213,7 @@ class ProcessBackend:
             link.pid, link.error, link.loaded_at = event["pid"], event["error"], event["loaded_at"]
             with self._lock:
                 for known in event["containers"]:
-                    container = BackendContainer(**known)
+                    container = BackendContainer(**{k: v for k, v in known.items() if k in _TOLD})
                     link.containers[container.container] = container
             link.greeted.set()
             self._on_exit("*")
@@ -223,6 +232,10 @@ class ProcessBackend:
                 asked=event["asked"],
             )
             self._end(link, [exit_])
+        elif event["ev"] == "frozen":
+            with self._lock:
+                (self._frozen.add if event["frozen"] else self._frozen.discard)(event["container"])
+            self._on_exit("*")
         elif event["ev"] == "log":
             self._on_lines([(f, c, line) for f, c, line in event["lines"]])
 
@@ -230,6 +243,7 @@ class ProcessBackend:
         with self._lock:
             for exit_ in exits:
                 link.containers.pop(exit_.container, None)
+                self._frozen.discard(exit_.container)
             self._exits.extend(exits)
         for exit_ in exits:
             self._on_exit(exit_.function)
@@ -255,7 +269,10 @@ class ProcessBackend:
             logger.warning("a zygote died, and its %d containers with it%s", len(left), said and f". It said:{said}")
         reason = "killed with its zygote"
         self._end(link, [
-            ContainerExit(container=c.container, function=c.function, exit_code=-9, reason=reason, last_lines=lines)
+            ContainerExit(
+                container=c.container, function=c.function, exit_code=-9, reason=reason, last_lines=lines,
+                bystander=link.loaded_at is not None,  # else it may have died of the import
+            )
             for c in left
         ])  # fmt: skip
 
@@ -321,6 +338,30 @@ class ProcessBackend:
             exits, self._exits = self._exits, []
         return exits
 
+    def frozen(self) -> set[str]:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        self._wake_zygotes()
+        with self._lock:
+            return set(self._frozen)
+
+    def _wake_zygotes(self) -> None:
+        """Let zygotes that have been stopped for too long go on: nobody else could tell of their containers."""
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        with self._lock:
+            links = list(self._zygotes.values())
+        for link in links:
+            if not link.pid or not is_stopped(link.pid):
+                link.stopped_since = None
+            elif now - (link.stopped_since or now) >= self.config.freeze_timeout:
+                logger.warning("a zygote has been stopped for %g s: it is made to go on", self.config.freeze_timeout)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(link.pid, signal.SIGCONT)
+            else:
+                link.stopped_since = link.stopped_since or now
+
     def capacity(self) -> int | None:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         existing = len(self.containers() or ())
@@ -369,6 +410,14 @@ def process_runs(pid: int) -> bool:
         return not select.select([handle], [], [], 0)[0]  # it becomes readable when the process ends
     finally:
         os.close(handle)
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped (SIGSTOP); False where that can't be known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
 
 
 def last_lines(path: Path, most: int = 10) -> Sequence[str]:

@@ -85,7 +85,9 @@ def _row(place: Place, keyring: Keyring, app: str, ours: dict[str, Registration]
         containers=sum(c.containers for c in census),
         pending=sum(c.pending + c.delayed for c in census),
         running=sum(c.running for c in census),
-        trouble=tuple(told_trouble(ours[function].shown, trouble) for function, trouble in troubles.items()),
+        trouble=tuple(
+            told_trouble(ours[function].shown, trouble, place.store.now()) for function, trouble in troubles.items()
+        ),
     )
 
 

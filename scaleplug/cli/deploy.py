@@ -113,9 +113,9 @@ def _failure(shown: str, version: int, trouble: dict[str, Any]) -> str:
     return f"version {version} does not start: {shown}: {trouble['reason']}{said}"
 
 
-def told_trouble(shown: str, trouble: dict[str, Any]) -> str:
-    """Return in one line why a function's containers don't start."""
-    lines, ago = trouble["lines"], counted(max(0, round(time.time() - trouble["at"])), "second")
+def told_trouble(shown: str, trouble: dict[str, Any], now: float) -> str:
+    """Return in one line why a function's containers don't start; ``now`` is Redis's time, as that in ``trouble``."""
+    lines, ago = trouble["lines"], counted(max(0, round(now - trouble["at"])), "second")
     last = f": {lines[-1].strip()}" if lines else ""
     version = f" of version {trouble['version']}" if trouble["version"] else ""
     return f"{shown}: the last start{version} failed, {ago} ago ({trouble['reason']}{last})"

@@ -12,6 +12,7 @@ from scaleplug.cli.names import Labels, Palette, short_names
 from scaleplug.cli.place import Place, find_place, place_options
 from scaleplug.cli.screen import plain
 from scaleplug.serializer import Keyring
+from scaleplug.store.scripts import as_text
 
 BLOCK_SECONDS = 2.0
 PAGE = 1_000
@@ -46,7 +47,7 @@ def last_entries(place: Place, count: int, function: str | None) -> tuple[str, l
     newest, before = "0-0", "+"
     while True:
         rows: list[Any] = client.xrevrange(key, max=before, count=PAGE)
-        entries = [(row.decode(), {k.decode(): v.decode() for k, v in values.items()}) for row, values in rows]
+        entries = [(as_text(row), {as_text(k): as_text(v) for k, v in values.items()}) for row, values in rows]
         if before == "+" and entries:
             newest = entries[0][0]
         found += _of(entries, function)

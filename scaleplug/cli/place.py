@@ -63,7 +63,7 @@ class Place:
     def leader(self) -> str | None:
         """Return who acts as the controller, ``None`` when nobody does."""
         held, who = self.store.client.mget(self.store.keys.lease, self.store.keys.leader)
-        return None if held is None else (who or b"somebody").decode()
+        return None if held is None else (who or b"somebody").decode(errors="replace")
 
 
 def place_options(command: F) -> F:

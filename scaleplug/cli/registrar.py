@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from scaleplug.cli.program import Program, Target
 from scaleplug.errors import Error, InvalidError
+from scaleplug.server import mask_url
 from scaleplug.settings import Config, use_config
 
 
@@ -54,6 +57,11 @@ def main() -> None:
             made += program.register() if options["what"] == "register" else program.deploy()
     except Error as exc:
         sys.stdout.write("\n" + " ".join(str(exc).splitlines()))
+        sys.exit(2)
+    except RedisError as exc:
+        url = mask_url(str(options["config"]["redis_url"]))
+        why = " ".join(str(exc).split())
+        sys.stdout.write(f"\nRedis at {url} can't be used ({why}): start it, correct its URL or its user's rights")
         sys.exit(2)
     sys.stdout.write("\n" + json.dumps(made))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +35,9 @@ def command(function: str, last: int, as_json: bool, redis_url: str | None, run:
         else:
             click.echo(_without_decision(place, name))
         if trouble and not as_json:
-            click.echo("\n".join([told_trouble(name, trouble), *(f"  {line}" for line in trouble["lines"])]))
+            click.echo(
+                "\n".join([told_trouble(name, trouble, place.store.now()), *(f"  {line}" for line in trouble["lines"])])
+            )
 
 
 def told(decision: dict[str, Any]) -> str:
@@ -62,6 +63,7 @@ def _without_decision(place: Place, function: str) -> str:
     ]
     set_aside = place.store.quarantined(function, 1)
     if set_aside:
-        when = time.time() - float(set_aside[0].get("at", time.time()))
+        now = place.store.now()
+        when = max(0.0, now - float(set_aside[0].get("at", now)))
         lines.append(f"the last input set aside ({when:.0f} s ago): {set_aside[0].get('reason', '')}")
     return "\n".join(lines)

@@ -40,9 +40,7 @@ end
 if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('LPOP', transit)
   count_packed(fn, 'pending', -extra)
-  redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
-  redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
-  redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) -- longer than its message: parking more renews that
+  park(fn, caller, message)
   return {'parked'}
 end
 -- Only the registered version is worth leaving for: two callers with different ones would send containers away for ever.

@@ -1,17 +1,27 @@
--- Cancel a call: its pending inputs vanish, its running ones are told, and have a while to end.
--- ARGV: fn, call, 1 to tell those who wait, keep, caller, grace (seconds).
+#!lua flags=allow-oom
+-- Cancel calls: their pending inputs vanish, their running ones are told, and have a while to end.
+-- ARGV: fn, 1 to tell those who wait, keep, caller, grace (seconds), call...
 -- Returns {pending inputs removed, running inputs told}.
-local fn, call, queue, delayed = ARGV[1], ARGV[2], P .. 'queue:' .. ARGV[1], P .. 'delayed:' .. ARGV[1]
-redis.call('SET', P .. 'cancelled:' .. call, '1', 'EX', 86400)
--- A spawned call's record outlives that, if the call waits so long.
-if redis.call('EXISTS', P .. 'call:' .. call) == 1 then redis.call('HSET', P .. 'call:' .. call, 'cancelled', '1') end
-local removed, told, keep = 0, 0, ARGV[3] == '1' and tonumber(ARGV[4]) or 0
+local fn, queue, delayed = ARGV[1], P .. 'queue:' .. ARGV[1], P .. 'delayed:' .. ARGV[1]
+local removed, told, keep, calls = 0, 0, ARGV[2] == '1' and tonumber(ARGV[3]) or 0, {}
+for i = 6, #ARGV do
+  local call = ARGV[i]
+  calls[call] = true
+  redis.call('SET', P .. 'cancelled:' .. call, '1', 'EX', 86400)
+  -- A spawned call's record outlives that, if the call waits so long.
+  if redis.call('EXISTS', P .. 'call:' .. call) == 1 then redis.call('HSET', P .. 'call:' .. call, 'cancelled', '1') end
+end
 local function drop(message)
-  local index = input_of(message, call)
-  if not index then return false end
-  removed = removed + 1 + extra_of(message)
-  drop_pending(fn, message, call, index, ARGV[5], keep)
-  return true
+  -- What its inputs have sent on may name a call too: only the header counts, which input_of finds.
+  for call in string.gmatch(message, '"call": "([^"]*)"') do
+    local index = calls[call] and input_of(message, call)
+    if index then
+      removed = removed + 1 + extra_of(message)
+      drop_pending(fn, message, call, index, ARGV[4], keep)
+      return true
+    end
+  end
+  return false
 end
 -- Longer queues are not rewritten in one go: see drop.lua, and begin.lua drops what is left when it is taken.
 if redis.call('LLEN', queue) <= 5000 then
@@ -32,9 +42,9 @@ end
 for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
   local ids = {}
   for _, id in ipairs(redis.call('HKEYS', P .. 'claims:' .. container .. ':' .. epoch_of(container))) do
-    if id == call or string.sub(id, 1, #call + 1) == call .. ':' then
+    if calls[id] or calls[call_of(id)] then
       ids[#ids + 1] = id
-      redis.call('ZADD', P .. 'cancelling:' .. fn, 'NX', now() + tonumber(ARGV[6]), id)
+      redis.call('ZADD', P .. 'cancelling:' .. fn, 'NX', now() + tonumber(ARGV[5]), id)
       told = told + 1
     end
   end

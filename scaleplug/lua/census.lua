@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Count, for people, what functions have. ARGV: fn... (every registered one if there is none).
 -- Returns for each {fn, pending, delayed, running, starting, idle, busy, draining, finished, failed, refused}.
 local fns = ARGV

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Begin a new epoch of a container's connection: it keeps the inputs it still runs, the rest goes back.
--- ARGV: container, fn, client id of the blocking connection, pid, ids it runs...
+-- ARGV: container, fn, client id of the blocking connection, pid, seconds since its fork ('' unknown), 1 if it was a
+-- spare, ids it runs...
 -- Returns the new epoch, or 0 when the container was given up or released and must leave.
 local container, fn, record = ARGV[1], ARGV[2], P .. 'container:' .. ARGV[1]
 local state = redis.call('HGET', record, 'state')
@@ -10,7 +11,7 @@ local epoch = redis.call('HINCRBY', record, 'epoch', 1)
 local kept = P .. 'claims:' .. container .. ':' .. epoch
 for e = old, math.max(1, old - 9), -1 do
   local claims = P .. 'claims:' .. container .. ':' .. e
-  for i = 5, #ARGV do
+  for i = 7, #ARGV do
     local message = redis.call('HGET', claims, ARGV[i])
     if message then
       redis.call('HSET', kept, ARGV[i], message)
@@ -20,6 +21,8 @@ for e = old, math.max(1, old - 9), -1 do
   give_back(fn, container, e, 'its container lost its connection', true)
 end
 redis.call('HSET', record, 'fn', fn, 'client', ARGV[3], 'pid', ARGV[4], 'state', 'ready')
+if ARGV[5] ~= '' then redis.call('HSETNX', record, 'forked', string.format('%.6f', now() - tonumber(ARGV[5]))) end
+if ARGV[6] == '1' then redis.call('HSETNX', record, 'spare', '1') end
 redis.call('PERSIST', record)
 redis.call('SADD', P .. 'containers:' .. fn, container)
 if redis.call('HSETNX', record, 'ready', tostring(now())) == 1 or redis.call('ZSCORE', P .. 'ready:' .. fn, container) == false then

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Take a cancelled call's pending inputs off a slice of a queue too long to be rewritten in one go.
 -- ARGV: fn, call, keep, where the slice begins, its length. Returns {removed, where the next one begins (-1: nowhere)}.
 -- Slices go from the newest input to the oldest: what is taken meanwhile moves nothing that comes after.

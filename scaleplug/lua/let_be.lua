@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Let a function that nobody uses retire, unless something of it is left. ARGV: token, fn. Returns 1 when it retires.
 if not leads(ARGV[1]) then return 0 end
 local fn = ARGV[2]

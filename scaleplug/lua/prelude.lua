@@ -34,7 +34,8 @@ end
 -- The inputs that a message holds beyond its first: those of a pack. As json.dumps writes the header.
 local function extra_of(message)
   local _, last = string.find(message, '"keep": 0, "pack": ', 1, true)
-  return last and tonumber(string.match(message, '^%d+', last + 1)) - 1 or 0
+  local inputs = last and tonumber(string.match(message, '^%d+', last + 1))
+  return inputs and inputs > 1 and inputs <= 1000 and inputs - 1 or 0 -- nobody has signed it
 end
 
 -- Packs come to (or leave) a place, 'pending' or 'running': a message each, so what they hold beyond that is counted.
@@ -118,7 +119,7 @@ local function settle(call, keep)
   elseif known[2] then
     redis.call('EXPIRE', record, keep + 86400)
     redis.call('EXPIRE', results, keep + 86400)
-  elseif redis.call('HLEN', results) >= tonumber(known[1]) then
+  elseif redis.call('HLEN', results) >= (tonumber(known[1]) or 0) then
     redis.call('HSET', record, 'over', '1')
     redis.call('EXPIRE', record, keep + 86400)
     redis.call('EXPIRE', results, keep)
@@ -141,7 +142,7 @@ end
 local function store_end(call, index, keep, payload, refused, large)
   local record, results = P .. 'call:' .. call, P .. 'results:' .. call
   local known = redis.call('HMGET', record, 'inputs', 'over')
-  if known[1] and (tonumber(index) < 0 or tonumber(index) >= tonumber(known[1])) then return false end
+  if known[1] and (tonumber(index) < 0 or tonumber(index) >= (tonumber(known[1]) or 0)) then return false end
   if known[2] and redis.call('HEXISTS', results, index) == 0 then return false end
   local value = payload and '+' .. payload or '-' .. refused
   if redis.call('HSETNX', results, index, value) == 0 then
@@ -159,6 +160,19 @@ local function store_end(call, index, keep, payload, refused, large)
   end
   settle(call, keep)
   return true
+end
+
+-- What a message's headers say of who waits for its outcome, and its id; nil where they say nothing that holds. Nobody has
+-- signed them, and an error here would stop whoever runs the script for good.
+local function reply_in(message)
+  local ok, parsed = pcall(cjson.decode, message)
+  local headers = ok and type(parsed) == 'table' and parsed.headers
+  local reply = type(headers) == 'table' and headers.scaleplug
+  if type(reply) ~= 'table' or type(reply.call) ~= 'string' or type(headers.id) ~= 'string' then return nil end
+  local function whole(n, most) return type(n) == 'number' and n == n and math.max(0, math.min(math.floor(n), most)) or 0 end
+  local caller = type(reply.caller) == 'string' and reply.caller or ''
+  return {call = reply.call, index = whole(reply.index, 2 ^ 53), caller = caller, keep = whole(reply.keep, 366 * 86400),
+    inputs = extra_of(message) + 1}, headers.id
 end
 
 local function is_cancelled(call)
@@ -222,10 +236,9 @@ drop_cancelled = function(fn, id, message)
   local call = call_of(id)
   if not is_cancelled(call) then return false end
   forget(fn, id)
-  local ok, parsed = pcall(cjson.decode, message)
-  local reply = ok and type(parsed) == 'table' and type(parsed.headers) == 'table' and parsed.headers.scaleplug
-  if type(reply) == 'table' and reply.call == call then
-    deliver(call, reply.index, reply.caller, reply.keep, nil, 'cancelled', nil, reply.pack)
+  local reply = reply_in(message)
+  if reply and reply.call == call then
+    deliver(call, reply.index, reply.caller, reply.keep, nil, 'cancelled', nil, reply.inputs)
   end
   return true
 end
@@ -274,4 +287,12 @@ local function now_idle(fn, container, epoch)
   if redis.call('HLEN', P .. 'claims:' .. container .. ':' .. epoch) == 0 then
     redis.call('ZADD', P .. 'idle:' .. fn, now(), container)
   end
+end
+
+-- Keep an input, taken off its queue, for a caller that seems gone: revive.lua brings it back when it isn't.
+local function park(fn, caller, message)
+  redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
+  redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
+  local id = string.match(message, '"id": "([^"]*)"')
+  if id then redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400) end -- longer than its message: parking more renews that
 end

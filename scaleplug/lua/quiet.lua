@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Return 1 while no function has an input or a container: two commands, however many functions there are.
 local keys = {}
 for _, fn in ipairs(redis.call('HKEYS', P .. 'functions')) do

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Say that a calling process lives, and bring back the inputs that were parked while it seemed not to.
 -- ARGV: caller, seconds to live, a random name. Returns {1 if it was known, inputs brought back, the name of this Redis}.
 local key, parked = P .. 'caller:' .. ARGV[1], P .. 'parked:' .. ARGV[1]
@@ -10,6 +11,7 @@ while true do
   local fn = redis.call('LPOP', parked)
   if not fn then break end
   local message = redis.call('LPOP', parked)
+  if not message then break end
   local id = string.match(message, '"id": "([^"]*)"')
   if id then redis.call('PERSIST', P .. 'argument:' .. id) end
   redis.call('RPUSH', P .. 'queue:' .. fn, message)

@@ -76,8 +76,9 @@ while taken < most and bytes < 4000000 and looked < 500 do
   if last then call, index, caller, keep, rest = string.match(message, '^([^"]*)", "index": (%d+), "caller": "([^"]*)", "keep": (%d+)([^}]*)}', last + 1) end
   local _, id_at = string.find(message, '"id": "', 1, true)
   local id = call and id_at and string.match(message, '^([^"]*)"', id_at + 1)
-  if not id then break end -- not made by a caller of ours
-  local extra = tonumber(string.match(rest, '"pack": (%d+)') or '1') - 1
+  -- Not made by a caller of ours: nobody has signed these numbers.
+  if not id or #index > 15 or #keep > 8 then break end
+  local extra = extra_of(message)
   local version = string.match(rest, '"version": "([^"]*)"') or ''
   if #claimed > 0 and taken + extra + 1 > most then break end
   if version ~= '' and version ~= ARGV[5] and once('v', version, newer) then break end
@@ -93,9 +94,7 @@ while taken < most and bytes < 4000000 and looked < 500 do
     deliver(call, index, caller, tonumber(keep), nil, 'cancelled', nil, extra + 1)
   elseif caller ~= '' and not once('l', caller, lives) then
     redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
-    redis.call('RPUSH', P .. 'parked:' .. caller, fn, message)
-    redis.call('EXPIRE', P .. 'parked:' .. caller, 86400)
-    redis.call('EXPIRE', P .. 'argument:' .. id, 2 * 86400)
+    park(fn, caller, message)
   else
     local verdict, crash, retried = '', '', 0
     if attempt > 1 then

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import NotFoundError
+from scaleplug.keys import Keys
 from scaleplug.store.scripts import Scripts, as_text
 from scaleplug.store.states import Admission, Record, Watched
 
 SHORT_QUEUE: Final = 5_000
 """Queues up to this length are rewritten in one go when a call is cancelled (``cancel.lua``)."""
 DROP_SLICE: Final = 500
+DOORS: Final = 16
+"""So many threads send at once: each takes a connection."""
 
 
 class Callers(Scripts):
     """What callers write and read."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        super().__init__(client, keys)
+        self._door = threading.BoundedSemaphore(DOORS)
 
     def submit(  # noqa: PLR0913  # what the script takes
         self,
@@ -58,29 +67,39 @@ class Callers(Scripts):
         script, pool = self._scripts.get("submit"), self.client.connection_pool
         if script is None:  # not known to Redis yet
             return again
-        link = pool.get_connection()
+        try:
+            link = pool.get_connection()
+        except (RedisConnectionError, RedisTimeoutError):
+            return again
         args = (self._marked(function), most_pending, 0, 1, *record.arguments(), len(messages), *_packed(messages))
 
         def answer() -> Admission:
             try:
                 found = Admission(*(int(n) for n in link.read_response()))
                 return found if found.accepted >= 0 else again()  # it is to be registered again
-            except (NoScriptError, RedisConnectionError, RedisTimeoutError):  # an input that came twice ends once
+            except (
+                NoScriptError,
+                OutOfMemoryError,
+                RedisConnectionError,
+                RedisTimeoutError,
+            ):  # an input that came twice ends once
                 return again()
             finally:
                 pool.release(link)
 
         try:
             link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
-        except BaseException:
+        except BaseException as exc:
             link.disconnect()
             pool.release(link)
+            if isinstance(exc, (RedisConnectionError, RedisTimeoutError)):
+                return again
             raise
         return answer
 
     def complete(self, function: str, call: str, inputs: int, keep: float) -> None:
         """Say that a spawned call has all its ``inputs``; its results are kept ``keep`` seconds after their end."""
-        self._run("complete", function, call, inputs, int(keep))
+        self.insist(lambda: self._run("complete", function, call, inputs, int(keep)))
 
     def delay(
         self, function: str, message: str | bytes, due: float, *, most_pending: int, drafts: Sequence[str] = ()
@@ -95,22 +114,27 @@ class Callers(Scripts):
     def _admit(self, script: str, function: str, *args: Any, **options: Any) -> Any:
         """Run a script that adds inputs; a function that isn't registered any more is registered again for that."""
         marked = self._marked(function)
-        answer = self._run(script, marked, *args, **options)
+
+        def add() -> Any:
+            with self._door:
+                return self._run(script, marked, *args, **options)
+
+        answer = self.insist(add)
         if int(answer[0]) < 0:
             self.register_again(function)
-            answer = self._run(script, marked, *args, **options)
+            answer = self.insist(add)
         if int(answer[0]) < 0:
             raise NotFoundError(f"{function} is not registered any more: 'scaleplug deploy' registers an app")
         return answer
 
     def cancel(
-        self, function: str, call: str, *, tell: bool, keep: float, caller: str, grace: float = 5.0
+        self, function: str, *calls: str, tell: bool, keep: float, caller: str, grace: float = 5.0
     ) -> tuple[int, int]:
-        """Cancel a call; return how many pending inputs vanished and how many running ones were told.
+        """Cancel calls, many at the price of one; return how many pending inputs vanished and running ones were told.
 
         A running one has ``grace`` seconds to end before its container is killed.
         """
-        removed, told = self._run("cancel", function, call, int(tell), int(keep), caller, repr(grace))
+        removed, told = self._run("cancel", function, int(tell), int(keep), caller, repr(grace), *calls)
         return int(removed), int(told)
 
     def drop(self, function: str, call: str, keep: float) -> int:
@@ -142,6 +166,14 @@ class Callers(Scripts):
         """
         known, back, incarnation = self._run("revive", caller, int(seconds), secrets.token_hex(8))
         return bool(known), int(back), as_text(incarnation)
+
+    def missing(self, function: str, caller: str, inputs: Sequence[str]) -> list[str]:
+        """Return those of a caller's inputs, by their ids, that Redis doesn't hold."""
+        return [as_text(each) for each in self._run("missing", function, caller, *inputs)]
+
+    def run_id(self) -> str:
+        """Return a name that changes when the server is started again."""
+        return str(self.client.info("server").get("run_id", ""))
 
     def grant(self, call: str, part: int | None) -> None:
         """Tell a stream's producer that its consumer has begun to read ``part``, ``None`` when it reads no more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,22 @@ from scaleplug.store.states import Claimed, End, Ended, Part, Split, Turned
 class Containers(Scripts):
     """What containers write and read."""
 
-    def connect(self, container: str, function: str, client_id: int, pid: int, running: Iterable[str]) -> int:
-        """Begin a new epoch of a container's connection; 0 when it must leave."""
-        return int(self._run("connect", container, function, client_id, pid, *running))
+    def connect(
+        self, container: str, function: str, client_id: int, pid: int, running: Iterable[str], *,
+        age: float | None = None, spare: bool = False,
+    ) -> int:  # fmt: skip
+        """Begin a new epoch of a container's connection; 0 when it must leave.
+
+        ``age`` is how many seconds ago its process was forked or, if it was a ``spare``, told what to be.
+        """
+        birth = ("" if age is None else f"{age:.6f}", int(spare))
+        return int(self._run("connect", container, function, client_id, pid, *birth, *running))
+
+    def note_first(self, container: str, seconds: float) -> None:
+        """Write down when a container claimed its first input, so many seconds ago, and had handed it back: now."""
+        now = self.now()
+        times = {"taken": f"{now - seconds:.6f}", "ended": f"{now:.6f}"}
+        self.client.hset(self.keys.of("container", container), mapping=times)
 
     def slots(self, container: str) -> int | None:
         """Return how many inputs a container was told to run at once, ``None`` if it wasn't."""
@@ -157,7 +169,7 @@ class Containers(Scripts):
         caller, call = str(reply.get("caller", "")), str(reply.get("call", ""))
         index, keep = reply.get("index", 0), reply.get("keep", 0)
         numbers = (n if isinstance(n, int) else 0 for n in (index, keep))
-        self._run("quarantine", container, epoch, function, reason, repr(time.time()), caller, call, *numbers)
+        self._run("quarantine", container, epoch, function, reason, caller, call, *numbers)
 
     def leave(self, container: str, function: str, reason: str) -> int:
         """Take a container out in good order; return how many inputs it gave back."""

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+
+from redis.exceptions import OutOfMemoryError
 
 from scaleplug.store.scripts import Scripts, as_text
 from scaleplug.store.states import Census, FunctionState
 
 DECISIONS_KEPT: Final = 200
+TAKEN_AT_ONCE: Final = 1_000
 LOG_LINES_KEPT: Final = 10_000
 
 
 class Control(Scripts):
-    """What the controller writes and reads, and those who look on."""
+    """What the controller writes and reads, and those who look on.
+
+    A full Redis takes nothing that is only to be looked at, and must not keep the controller from its work.
+    """
+
+    def take_lease(self, token: str, seconds: float) -> bool:
+        """Take the lease unless somebody holds it; also while Redis is full, or nobody could work that off."""
+        return bool(self._run("lease", token, int(seconds * 1000)))
+
+    def incarnation(self) -> str:
+        """Return which Redis this is; the name changes when it has lost its data."""
+        return as_text(self._run("incarnation", secrets.token_hex(8)))
+
+    def restore(self, entries: Iterable[tuple[str, str, str | bytes]]) -> None:
+        """Write (hash, field, value) again that Redis has lost, where nobody else has, and ring."""
+        self._run("restore", *(each for entry in entries for each in entry))
 
     def wait_ring(self, seconds: float) -> bool:
         """Wait for the doorbell; True when it rang. Which functions it is about says :meth:`take_dirty`."""
@@ -22,8 +43,13 @@ class Control(Scripts):
 
     def take_dirty(self) -> set[str]:
         """Return, and forget, the functions the doorbell rang for."""
-        dirty = self.client.spop(self.keys.prefix + "dirty", 1_000)
-        return {as_text(name) for name in dirty or ()}
+        pipe = self.client.pipeline(transaction=False)
+        pipe.delete(self.keys.bell)  # first: what rings from here on is in the set, or rings again
+        pipe.spop(self.keys.prefix + "dirty", TAKEN_AT_ONCE)
+        dirty = pipe.execute()[1] or ()
+        if len(dirty) == TAKEN_AT_ONCE:
+            self.client.lpush(self.keys.bell, "1")  # there may be more
+        return {as_text(name) for name in dirty}
 
     def ring(self, function: str) -> None:
         """Ring the doorbell for a function."""
@@ -45,7 +71,9 @@ class Control(Scripts):
         """Return the server's time and the state of each function."""
         result = self._run("load", *functions)
         states = {f: _function_state(row) for f, row in zip(functions, result[1:], strict=True)}
-        return float(result[0]), states
+        now = float(result[0])
+        self._note_time(now)
+        return now, states
 
     def taking(self, functions: Sequence[str]) -> set[str]:
         """Return the idle containers that have been given a message and have not claimed it yet."""
@@ -73,6 +101,21 @@ class Control(Scripts):
             self.client.client_kill_filter(_id=int(client_id))
         return int(self._run("gone", token, container, function, reason, int(blameless)))
 
+    def sign(self, host: str) -> dict[str, float]:
+        """Write down that a host lives; return the time of every host's last sign."""
+        return dict(_pairs(self._run("sign", host)))
+
+    def forget_host(self, host: str) -> None:
+        """Forget a host that is lost."""
+        self.client.zrem(self.keys.prefix + "hosts", host)
+
+    def heard_of(self, seconds: float) -> set[str]:
+        """Return the names of connections over which a command has come within so many seconds.
+
+        A container that lives always has one: the wait for orders ends every few seconds.
+        """
+        return {str(c.get("name")) for c in self.client.client_list() if float(c.get("idle", 0)) < seconds}
+
     def overdue(self, token: str, function: str, grace: float, verdict: str) -> dict[str, str]:
         """Pass ``verdict`` on inputs past their timeout; return the containers to be killed, and for what.
 
@@ -85,17 +128,22 @@ class Control(Scripts):
         """Fail the pending inputs of a function that can't be started; return how many."""
         return int(self._run("fail", token, function, reason, 5_000))
 
+    def park(self, token: str, function: str, most: int) -> int:
+        """Set pending inputs aside whose caller is gone, from the head of the queue up to one that is wanted."""
+        return int(self._run("park", token, function, most))
+
     def decided(self, function: str, decision: Mapping[str, Any]) -> None:
         """Keep a decision for ``scaleplug why``."""
         key = self.keys.of("decisions", function)
         pipe = self.client.pipeline(transaction=False)
         pipe.lpush(key, json.dumps(decision))
         pipe.ltrim(key, 0, DECISIONS_KEPT - 1)
-        pipe.execute()
+        with contextlib.suppress(OutOfMemoryError):
+            pipe.execute()
 
     def decisions(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the last decisions, newest first."""
-        return [json.loads(line) for line in self.client.lrange(self.keys.of("decisions", function), 0, last - 1)]
+        return _tables(self.client.lrange(self.keys.of("decisions", function), 0, last - 1))
 
     def put_trouble(self, function: str, trouble: Mapping[str, Any] | None) -> None:
         """Keep why a function's last container did not start; ``None`` when one has."""
@@ -103,19 +151,22 @@ class Control(Scripts):
         if trouble is None:
             self.client.delete(key)
         else:
-            self.client.set(key, json.dumps(trouble), ex=7 * 86_400)
+            with contextlib.suppress(OutOfMemoryError):
+                self.client.set(key, json.dumps(trouble), ex=7 * 86_400)
 
     def troubles(self, functions: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return ``at``, ``version``, ``reason`` and ``lines`` of failed starts, where none has worked since."""
         if not functions:
             return {}
         found = self.client.mget([self.keys.of("trouble", function) for function in functions])
-        return {function: json.loads(text) for function, text in zip(functions, found, strict=True) if text}
+        tables = {f: _tables([text]) for f, text in zip(functions, found, strict=True) if text}
+        return {function: table[0] for function, table in tables.items() if table}
 
     def put_prepared(self, versions: Mapping[str, str]) -> None:
         """Write down the version of each function's code that can be started now."""
         if versions:
-            self.client.hset(self.keys.prepared, mapping=dict(versions))
+            with contextlib.suppress(OutOfMemoryError):
+                self.client.hset(self.keys.prepared, mapping=dict(versions))
 
     def prepared(self) -> dict[str, str]:
         """Return the version of each function's code that can be started."""
@@ -123,11 +174,21 @@ class Control(Scripts):
 
     def learn(self, function: str, **seconds: float) -> None:
         """Keep what was learned of a function's ``service_time`` and ``start_time``."""
-        self.client.hset(self.keys.of("learned", function), mapping={k: repr(v) for k, v in seconds.items()})
+        with contextlib.suppress(OutOfMemoryError):
+            self.client.hset(self.keys.of("learned", function), mapping={k: repr(v) for k, v in seconds.items()})
+
+    def show_leader(self, who: str, seconds: int) -> None:
+        """Tell people who holds the lease."""
+        with contextlib.suppress(OutOfMemoryError):
+            self.client.set(self.keys.leader, who, ex=seconds)
 
     def learned(self, function: str) -> dict[str, float]:
         """Return what was learned of a function."""
-        return {as_text(k): float(v) for k, v in self.client.hgetall(self.keys.of("learned", function)).items()}
+        found = {}
+        for name, seconds in self.client.hgetall(self.keys.of("learned", function)).items():
+            with contextlib.suppress(ValueError):  # it is learned anew
+                found[as_text(name)] = max(0.0, float(seconds))
+        return {name: seconds for name, seconds in found.items() if math.isfinite(seconds)}
 
     # -- containers' records, for ps and adoption ------------------------------------------------------------------
 
@@ -139,6 +200,15 @@ class Control(Scripts):
             pipe.hgetall(self.keys.of("container", name))
         return {n: {as_text(k): as_text(v) for k, v in r.items()} for n, r in zip(names, pipe.execute(), strict=True)}
 
+    def adopt(self, function: str, container: str, record: Mapping[str, str]) -> None:
+        """Write a living container down again in a Redis that has lost its data."""
+        key = self.keys.of("container", container)
+        pipe = self.client.pipeline(transaction=False)
+        for name, value in {"fn": function, **record}.items():
+            pipe.hsetnx(key, name, value)
+        pipe.sadd(self.keys.of("containers", function), container)
+        pipe.execute()
+
     def counters(self, function: str) -> dict[str, int]:
         """Return how many inputs finished, failed and were refused."""
         return {as_text(k): int(v) for k, v in self.client.hgetall(self.keys.of("stats", function)).items()}
@@ -146,7 +216,7 @@ class Control(Scripts):
     def quarantined(self, function: str, last: int = 20) -> list[dict[str, Any]]:
         """Return the reasons of the last messages that were set aside, newest first."""
         rows = self.client.lrange(self.keys.of("quarantine", function), 0, 2 * last - 1)
-        return [json.loads(row) for row in rows[1::2]]
+        return _tables(rows[1::2])
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
@@ -176,6 +246,15 @@ class Control(Scripts):
     def census(self, functions: Sequence[str] = ()) -> dict[str, Census]:
         """Return the counts of each function (of all that are registered), in one command."""
         return {as_text(row[0]): Census(*(int(n) for n in row[1:])) for row in self._run("census", *functions)}
+
+
+def _tables(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Return what is JSON of lines that anybody may have written."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [table for table in found if isinstance(table, dict)]
 
 
 def _function_state(row: Sequence[Any]) -> FunctionState:

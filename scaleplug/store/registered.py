@@ -76,19 +76,10 @@ class Registered(Scripts):
 
     def registry(self, functions: Collection[str] | None = None) -> dict[str, tuple[bytes, bytes | None, bool]]:
         """Return (sealed registration, sealed override, retiring) of registered functions; of all for ``None``."""
-        keys, pipe = self.keys, self.client.pipeline(transaction=True)
-        if functions is None:
-            pipe.hgetall(keys.functions)
-            pipe.hgetall(keys.overrides)
-            pipe.smembers(keys.retiring)
-            registered, overrides, retiring = pipe.execute()
-            return {as_text(n): (bytes(s), overrides.get(n), n in retiring) for n, s in registered.items()}
-        names = list(functions)
-        pipe.hmget(keys.functions, names)
-        pipe.hmget(keys.overrides, names)
-        pipe.smismember(keys.retiring, names)
-        rows = zip(names, *pipe.execute(), strict=True)
-        return {n: (bytes(sealed), laid_over, bool(r)) for n, sealed, laid_over, r in rows if sealed is not None}
+        if functions is not None and not functions:
+            return {}
+        rows = self._run("registry", *(functions or ()))
+        return {as_text(n): (bytes(sealed), bytes(over) or None, bool(r)) for n, sealed, over, r in rows}
 
     def functions(self) -> dict[str, bytes]:
         """Return every function's sealed registration."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from importlib import resources
 from typing import Any
 
@@ -26,7 +29,8 @@ def _script_text(name: str, flags: bool) -> str:
 
 def as_text(value: Any) -> str:
     """Return what Redis answers as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+    # Anybody may have written it: what is no text must not stop who reads the rest.
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 class Scripts:
@@ -41,8 +45,42 @@ class Scripts:
         """The app of which this process is a container."""
         self.register_again: Callable[[str], object] = lambda _function: None
         """Called with a function that is in the registry no longer, or retires; raises NotFoundError."""
+        self.insist: Callable[[Callable[[], Any]], Any] = lambda action: action()
+        """Runs what adds inputs; a caller's tries again while Redis is away."""
+        self._ahead: float | None = None
+        """Redis's clock less this machine's monotonic one."""
         self._scripts: dict[str, Any] = {}
         self._flags: bool | None = None
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return Redis's Unix time, by which all processes go: hosts' clocks may differ, and jump.
+
+        Redis is asked once, and again after :meth:`forget_clock`; what it says with other answers is taken too.
+        """
+        if self._ahead is None:
+            seconds, micros = self.client.time()
+            self._note_time(seconds + micros / 1e6)
+        assert self._ahead is not None
+        return time.monotonic() + self._ahead
+
+    def by_own_clock(self, moment: str) -> str:
+        """Return a moment of Redis's clock (ISO 8601) by this machine's, for what compares it with that."""
+        try:
+            ahead = timedelta(seconds=time.time() - self.now())
+            return (datetime.fromisoformat(moment) + ahead).isoformat()
+        except (TypeError, ValueError):
+            return moment  # Celery tells
+
+    def forget_clock(self) -> None:
+        """Ask Redis for its time again when it is next needed: it may be another Redis."""
+        self._ahead = None
+
+    def _note_time(self, now: float) -> None:
+        self._ahead = now - time.monotonic()
+
+    # -- scripts -------------------------------------------------------------------------------------------------------
 
     def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
         script, keys = self._script(name), self._keys(drafts)
@@ -96,6 +134,16 @@ class Scripts:
         if self._flags is None:
             self._flags = int(str(self.client.info("server")["redis_version"]).split(".")[0]) >= 7
         return self._flags
+
+    def know_scripts(self, names: Sequence[str]) -> None:
+        """Let Redis learn scripts before they are run; it may refuse that, and learns them later."""
+        with contextlib.suppress(redis.exceptions.ResponseError):
+            for name in names:
+                self.client.script_load(self._script(name).script)
+
+    def scripts(self) -> dict[str, str]:
+        """Return the name of each script that is prepared, by its digest."""
+        return {script.sha: name for name, script in self._scripts.items()}
 
     def prepare_scripts(self) -> None:
         """Read every script now, so that a process forked from this one need not."""

@@ -18,7 +18,8 @@ class _State:
     started_at: float
     pid: int
     busy: bool = False
-    kill_at: float | None = None  # set when it was asked to leave
+    frozen: bool = False
+    leave_by: float | None = None  # set when it was asked to leave
 
 
 class FakeBackend:
@@ -53,12 +54,16 @@ class FakeBackend:
         """Let a container run an input, or be done with it: one that was asked to leave goes then."""
         state = self._containers[container]
         state.busy = busy
-        if not busy and state.kill_at is not None:
+        if not busy and state.leave_by is not None:
             self._end(container, 0)
 
     def crash(self, container: str, exit_code: int = -9, last_lines: Sequence[str] = ()) -> None:
         """Let a container die by itself."""
         self._end(container, exit_code, last_lines)
+
+    def freeze(self, container: str, frozen: bool = True) -> None:
+        """Let a container stand still, or go on."""
+        self._containers[container].frozen = frozen
 
     def fail_starts(self, function: str, *last_lines: str) -> None:
         """Let every start of a function's containers fail from now on, after printing these lines."""
@@ -95,7 +100,7 @@ class FakeBackend:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         state = self._containers.get(container)
         if state is not None:
-            state.kill_at = self._clock() + grace
+            state.leave_by = self._clock() + grace
             if not state.busy:
                 self._end(container, 0)
 
@@ -109,6 +114,10 @@ class FakeBackend:
         self._enforce()
         exits, self._exits = self._exits, []
         return exits
+
+    def frozen(self) -> set[str]:
+        """See :class:`scaleplug.abc.ContainerBackend`."""
+        return {name for name, state in self._containers.items() if state.frozen}
 
     def capacity(self) -> int | None:
         """See :class:`scaleplug.abc.ContainerBackend`."""
@@ -147,8 +156,8 @@ class FakeBackend:
     def _enforce(self) -> None:
         now = self._clock()
         for container, state in list(self._containers.items()):
-            if state.kill_at is not None and now >= state.kill_at:
-                self._end(container, -9)
+            if state.leave_by is not None and now >= state.leave_by:
+                self._end(container, 0)
 
     def _end(self, container: str, exit_code: int, last_lines: Sequence[str] = ()) -> None:
         state = self._containers.pop(container)
@@ -156,7 +165,7 @@ class FakeBackend:
         self._exits.append(
             ContainerExit(
                 container=container, function=state.request.function, exit_code=exit_code, reason=reason,
-                last_lines=tuple(last_lines), asked=state.kill_at is not None,
+                last_lines=tuple(last_lines), asked=state.leave_by is not None,
             )
         )  # fmt: skip
         self._on_exit(state.request.function)

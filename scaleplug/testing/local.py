@@ -290,6 +290,10 @@ class LocalRun:
                 self._tell(call, Event(item.index, None, "cancelled"))
             self._changed.notify_all()
 
+    def cancel_soon(self, function: str, call: str) -> asyncio.Future[None]:
+        """See :class:`scaleplug.abc.Caller`; nothing blocks here."""
+        return done_now(partial(self.cancel, function, call, tell=False))
+
     def _tell(self, call: str, event: Event) -> None:
         """Keep the end of an input, and tell who waits for it; the lock is held."""
         if call in self._spawned:
@@ -304,7 +308,7 @@ class LocalRun:
             spawned.inputs, spawned.open = inputs, False
             spawned.settle()
 
-    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1) -> Look:  # noqa: ARG002  # all are told
+    def look(self, call: str, *, watch: bool, index: int = 0, most: int = 1, patience: float | None = None) -> Look:  # noqa: ARG002  # all are told, and nothing can be away
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
             spawned = self._spawned.get(call)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
+import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from scaleplug.abc import StartRequest
+from scaleplug.worker.leaving import Deadline
 
 LINES_KEPT = 20
 LINE_BYTES = 16_384
@@ -23,8 +27,18 @@ class Child:
     started_at: float
     output: int
     """The reading end of its output, -1 when that is closed."""
+    deadline: Deadline
+    """What it reads when it is asked to leave."""
     stop_by: float | None = None
     """Monotonic time at which it is killed if it has not left."""
+    frozen_since: float | None = None
+    """Monotonic time since when it has been stopped (SIGSTOP)."""
+    memory: int | None = None
+    """MiB that it may use."""
+    killed_for: str = ""
+    """Why its zygote has killed it, for people."""
+    told_frozen: bool = False
+    """Whether the controller has been told that."""
     asked: bool = False
     at_end: bool = False
     tail: bytes = b""
@@ -51,6 +65,26 @@ class Child:
         """Stop reading."""
         os.close(self.output)
         self.output = -1
+
+    def too_large(self) -> bool:
+        """Look whether it uses more memory than it may, and note it; False where that can't be known."""
+        used = None if self.memory is None else resident(self.pid)
+        if used is None or self.memory is None or used <= self.memory << 20:
+            return False
+        self.killed_for = f"it used {used >> 20} MiB of memory and may use {self.memory}"
+        return True
+
+    def note_stop(self, status: int) -> None:
+        """Note that it was stopped, or goes on; ``status`` is what waiting for it returned."""
+        self.frozen_since = time.monotonic() if os.WIFSTOPPED(status) else None
+
+
+def resident(pid: int) -> int | None:
+    """Return the bytes of memory that a process uses, ``None`` where that can't be known."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def exit_reason(code: int) -> str:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -22,32 +23,38 @@ from celery.utils.nodenames import nodename
 from celery.worker import WorkController, loops, state
 from celery.worker.consumer import Consumer
 from kombu import Connection
+from kombu.exceptions import ContentDisallowed, DecodeError
+from redis.exceptions import RedisError
 
 from scaleplug.abc import EXIT_OUTDATED, StartRequest
 from scaleplug.cls import Cls, ObjectPool
 from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
-from scaleplug.keys import Keys
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
-from scaleplug.serializer import NAME, Keyring, use_large_arguments
-from scaleplug.server import connect
+from scaleplug.serializer import NAME, SHORT, Keyring, shows_arguments, use_large_arguments
 from scaleplug.settings import Config, FunctionSettings
-from scaleplug.store import Store, require_url
+from scaleplug.store import Store
 from scaleplug.transport import Transport
+from scaleplug.worker.copies import mark_copy
 from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.fast import Fast
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
+from scaleplug.worker.leaving import Deadline, Leaving
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
+from scaleplug.worker.spares import Boot
 from scaleplug.worker.turns import Turns
+from scaleplug.worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 OUR_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 CONNECTIONS = 32
-ORDER_SECONDS = 10
-"""How long one wait for orders blocks in the server."""
+ORDER_SECONDS = 5
+"""How long one wait for orders blocks in the server; less than ``server.ANSWER_SECONDS``."""
+ORDERS_AFTER = 0.02
+"""Seconds after which a new container hears orders, which are kept for it: until then its first input comes first."""
 
 
 class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
@@ -55,6 +62,9 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def connection_for_read(self, heartbeat: float | None = None) -> Connection:  # noqa: ARG002
         return Connection(transport=Transport, transport_options=self.controller.transport_options)
+
+    def update_strategies(self) -> None:
+        """Do nothing: Celery would set up every task of the app, for each function again; this one's come later."""
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         # Celery would only drop the input, and its caller would wait for ever.
@@ -86,6 +96,22 @@ class _Worker(WorkController):  # type: ignore[misc]
         self.app.finalize()
 
 
+def _guarded(strategy: Callable[..., Any], intake: Intake | None) -> Callable[..., Any]:
+    """Let an input fail that Celery can't take, or it would end one container after the other."""
+
+    def receive(message: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return strategy(message, *args, **kwargs)
+        except (DecodeError, ContentDisallowed, RedisError, OSError):
+            raise
+        except Exception as exc:
+            if intake is None or message.delivery_tag not in intake.claims:
+                raise  # it has ended: the fault is not the input's
+            raise DecodeError(SerializationError(f"Celery can't run it: {type(exc).__name__}: {exc}")) from exc
+
+    return receive
+
+
 def _pool_of(settings: FunctionSettings) -> Any:
     if settings.green:
         return import_module("scaleplug.worker.green_pool").GreenPool
@@ -95,12 +121,12 @@ def _pool_of(settings: FunctionSettings) -> Any:
 class Container:
     """The worker of one function, started as far as it goes without a connection."""
 
-    def __init__(self, served: Function[Any, Any] | Cls[Any], registration: Registration, config: Config) -> None:
+    def __init__(
+        self, served: Function[Any, Any] | Cls[Any], registration: Registration, config: Config, store: Store
+    ) -> None:
         self.served, self.registration, self.config = served, registration, config
         self.keyring = Keyring(config.secret)
-        self.keys = Keys(config.namespace)
-        self.store = Store(connect(require_url(config.redis_url)), self.keys)
-        self.store.prepare_scripts()
+        self.store, self.keys = store, store.keys
         self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
         self.runner.title = registration.shown
         app: Celery = served.app.celery
@@ -136,29 +162,19 @@ class Container:
         for task in self.tasks.values():
             _ = task.backend  # made on first use, which would be in the first input
         self.intake: Intake | None = None
+        self._leaving: Leaving | None = None
+        self.boot: Boot | None = None
+        """What it had opened as a spare, if it was one."""
+        self.forked = 0.0
+        """When its process was forked, or stopped being a spare; monotonic."""
 
-    def run(self, request: StartRequest) -> int:
+    def run(self, request: StartRequest, deadline: Deadline) -> int:
         """Consume until told to leave; return the exit status."""
-        settings, kwargs = self.registration.settings, self.store.client.connection_pool.connection_kwargs
-        kwargs["client_name"] = request.container
-        intake = self.intake = Intake(
-            self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
-            slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
-            timeout=settings.timeout + settings.wait_ms / 1000,  # a batch's first input waits for the others
-            give_up=self.config.reconnect_timeout, version=self.registration.version,
-        )  # fmt: skip
-        intake.on_outdated = self._on_stop
-        intake.bulk, intake.most_slots = settings.concurrent, settings.max_inputs
-        if settings.concurrent and self.config.max_attempts > 1:
-            intake.last_attempt = self.config.max_attempts
-        pool = self.store.client.connection_pool
-        pool.max_connections = max(pool.max_connections, 2 * settings.max_inputs + CONNECTIONS)  # a stream takes two
-        self.runner.attach(intake, self.keyring)
-        intake.payloads.blobs.limit = self.config.max_payload
-        use_large_arguments(intake.payloads.take)
+        settings, intake = self.registration.settings, self._make_intake(request)
         if settings.single_use_containers:
             intake.on_idle = self._on_stop
-        signal.signal(signal.SIGTERM, self._on_stop)
+        self._leaving = Leaving(deadline, self.config.stop_grace, self._give_up)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for whoever started us
         os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_container)
         self._name_worker(request)
@@ -177,6 +193,46 @@ class Container:
             self._exit(instance)
             intake.leave("left in good order")
         return self.worker.exitcode or (EXIT_OUTDATED if intake.outdated else 0)
+
+    def rehearse(self, request: StartRequest, inputs: int) -> None:
+        """Do what :meth:`run` does for so many inputs, but for what reaches others."""
+        intake, left = self._make_intake(request), [None] * inputs
+
+        def count() -> None:
+            left.pop()
+            if not left:
+                state.should_stop = 0
+
+        intake.on_idle = count
+        self._name_worker(request)
+        self._enter()
+        intake.connect()
+        consumer = self.worker.consumer
+        consumer.connection.transport.intake = intake
+        with contextlib.suppress(SystemExit):
+            loops.synloop(*consumer.loop_args())
+        state.should_stop = None
+
+    def _make_intake(self, request: StartRequest) -> Intake:
+        settings, kwargs = self.registration.settings, self.store.client.connection_pool.connection_kwargs
+        kwargs["client_name"] = request.container
+        intake = self.intake = Intake(
+            self.store, self.keyring, container=request.container, function=request.function, tasks=self.tasks,
+            slots=settings.target_inputs if settings.concurrent else settings.max_inputs,
+            timeout=settings.timeout + settings.wait_ms / 1000,  # a batch's first input waits for the others
+            give_up=self.config.reconnect_timeout, version=self.registration.version,
+        )  # fmt: skip
+        intake.boot, intake.forked = self.boot, self.forked
+        intake.on_outdated = self._on_stop
+        intake.bulk, intake.most_slots = settings.concurrent, settings.max_inputs
+        if settings.concurrent and self.config.max_attempts > 1:
+            intake.last_attempt = self.config.max_attempts
+        pool = self.store.client.connection_pool
+        pool.max_connections = max(pool.max_connections, 2 * settings.max_inputs + CONNECTIONS)  # a stream takes two
+        self.runner.attach(intake, self.keyring)
+        intake.payloads.blobs.limit = self.config.max_payload
+        use_large_arguments(intake.payloads.take)
+        return intake
 
     def _enter(self) -> Any:
         """Make the object whose methods are called; what its hooks raise is a failed start."""
@@ -213,9 +269,10 @@ class Container:
         app.set_default()
         setup_worker_optimizations(app, worker.hostname)
         for task in self.tasks.values():
+            task.resultrepr_maxsize = SHORT if shows_arguments() else 0  # what Flower and logs may see of it
             task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
-            consumer.strategies[task.name] = task.start_strategy(app, consumer)
+            consumer.strategies[task.name] = _guarded(task.start_strategy(app, consumer), self.intake)
 
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""
@@ -246,20 +303,38 @@ class Container:
             self.intake.draining = True
             self.intake.wake()
 
+    def _on_sigterm(self, *_: Any) -> None:
+        assert self._leaving is not None
+        self._on_stop()
+        self._leaving.on_signal()
+
+    def _give_up(self) -> None:
+        """Put back what is still running, and end: the time to finish it is up."""
+        assert self.intake is not None
+        held = len(self.intake.claims)
+        if held:
+            logger.warning("the container's time is up: %d inputs that it runs are put back", held)
+        self.intake.leave("its time to leave was up")
+        leave_process(0)
+
     def _hear_orders(self, container: str) -> None:
+        threading.Event().wait(ORDERS_AFTER)
         store, key = self.store, self.keys.of("control", container)
+        assert self.intake is not None
+        watchdog = Watchdog(self.intake)
         while True:
             try:
-                found = store.client.blpop(key, timeout=ORDER_SECONDS - 1)
-            except LOST:
+                found = store.client.blpop(key, timeout=ORDER_SECONDS)
+                watchdog.look()
+            except (*LOST, RedisError):
                 threading.Event().wait(1.0)
                 continue
             if found is None:
                 continue
-            order, _, subject = found[1].decode().partition(" ")
+            order, _, subject = found[1].decode(errors="replace").partition(" ")
             if order == "cancel":
                 self.runner.cancel(*subject.split("\n"))
-            elif order == "slots" and self.intake is not None:
+            elif order == "slots" and subject.isdecimal() and len(subject) < 10:
                 self.intake.set_slots(int(subject))
 
 
@@ -276,6 +351,7 @@ def _let_signals_in() -> None:
 
 
 def _forget_container() -> None:
+    mark_copy()
     for sig in OUR_SIGNALS:
         signal.signal(sig, signal.SIG_IGN if sig == signal.SIGUSR1 else signal.SIG_DFL)
     _let_signals_in()

@@ -28,12 +28,15 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.blobs import Blobs
+from scaleplug.patience import passes
 from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.settings import MAX_PAYLOAD
+from scaleplug.silence import silent_since
 from scaleplug.store import Claimed, End, Ended, Store, Turned
 from scaleplug.worker.packs import break_up
 from scaleplug.worker.payloads import Payloads
-from scaleplug.worker.reading import RefusedError, read_message, reply_of, version_of
+from scaleplug.worker.reading import UNREADABLE, RefusedError, read_message, reply_of, version_of
+from scaleplug.worker.spares import Boot
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ class Claim:
 class Intake:
     """The intake of one container."""
 
-    def __init__(  # noqa: PLR0913  # what a container knows
+    def __init__(  # noqa: PLR0913, PLR0915  # what a container knows
         self,
         store: Store,
         keyring: Keyring,
@@ -114,6 +117,8 @@ class Intake:
         """Called when an input has asked for code that is newer than this container's."""
         self._cold = True
         self._lost_since = 0.0
+        self.taken = 0
+        """How many inputs it has claimed."""
         self.bulk = False
         """Whether to take several messages at once: where several inputs run at once."""
         self.most_slots = slots
@@ -123,8 +128,13 @@ class Intake:
         self._connecting = threading.RLock()  # held while a new epoch begins
         self._door = threading.BoundedSemaphore(DOORS)
         self._link: Any = None
+        self.boot: Boot | None = None
+        """What was opened before this container knew its function, if it was a spare."""
+        self.forked = 0.0
+        self._first_taken: float | None = 0.0
+        """When the first input was claimed, monotonic; ``None`` once that is written down."""
         self._client_id = 0
-        self._asked = 0.0
+        self._asked = self._linked = 0.0
         self._claimed: deque[dict[str, Any]] = deque()
         """Messages that were taken and claimed together with another one, for the next calls of :meth:`take`."""
         self._consumer = threading.get_ident()
@@ -136,22 +146,34 @@ class Intake:
 
     def connect(self) -> None:
         """Open the blocking connection and begin an epoch; raises NotWantedError, or a Redis error."""
-        pool = self.store.client.connection_pool
-        link = pool.connection_class(**{**pool.connection_kwargs, "client_name": self.container})
-        link.connect()
-        link.send_command("CLIENT", "ID")
-        client_id = int(link.read_response())
+        linked = time.monotonic()
+        link, client_id = self._open()
         self._end_old_link()
         with self._connecting:
-            epoch = self.store.connect(self.container, self.function, client_id, os.getpid(), list(self.by_id))
+            epoch = self.store.connect(
+                self.container, self.function, client_id, os.getpid(), list(self.by_id),
+                age=time.monotonic() - self.forked if self.forked else None, spare=self.boot is not None,
+            )  # fmt: skip
             if not epoch:
                 link.disconnect()
                 raise NotWantedError
             self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
+            self._linked = linked
             for claim in list(self.claims.values()):
                 claim.epoch = epoch
         if self.bulk and epoch > 1:
             self.set_slots(self.store.slots(self.container) or self.slots)  # an order may have been lost
+
+    def _open(self) -> tuple[Any, int]:
+        """Return a blocking connection and its id: the one that was opened ahead, or another."""
+        ahead = self.boot.hand_over() if self.boot is not None else None
+        if ahead is not None:
+            return ahead
+        pool = self.store.client.connection_pool
+        link = pool.connection_class(**{**pool.connection_kwargs, "client_name": self.container})
+        link.connect()
+        link.send_command("CLIENT", "ID")
+        return link, int(link.read_response())
 
     def _end_old_link(self) -> None:
         # A take that still waits in the server under the old connection must not fire after the new epoch began.
@@ -166,6 +188,7 @@ class Intake:
     def reconnect(self) -> None:
         """Begin a new epoch, or end the process."""
         deadline, pause = time.monotonic() + self.give_up, 0.05
+        self.store.client.connection_pool.disconnect(inuse_connections=False)  # each would take long to find out
         while True:
             try:
                 self.connect()
@@ -210,6 +233,12 @@ class Intake:
             return None
         except redis.exceptions.OutOfMemoryError:
             return self._take_without_memory(claim)
+        except redis.exceptions.ResponseError as exc:
+            if not passes(exc):
+                raise
+            logger.error("Redis takes no writes (%s): waiting until it does", exc)
+            self.reconnect()  # what was taken, and not claimed or not known to be, goes back
+            return None
 
     def _take_without_memory(self, claim: Callable[[bytes], T]) -> T | None:
         # Redis refuses the blocking take, but not a script that is allowed to: running what is there frees memory.
@@ -222,6 +251,8 @@ class Intake:
 
     def _wait(self, timeout: float) -> bytes | None:
         link = self._link
+        if silent_since(self.store.client, self._linked):
+            raise RedisConnectionError("another connection got no answer")
         if not self._asked:
             link.send_command("BLMOVE", self.queue, self.store.keys.transit(self.container, self.epoch),
                               "RIGHT", "LEFT", TAKE_SECONDS)  # fmt: skip
@@ -310,6 +341,11 @@ class Intake:
                 break
             except redis.exceptions.OutOfMemoryError:
                 break
+            except redis.exceptions.ResponseError as exc:
+                if not passes(exc):
+                    raise
+                self.reconnect()
+                break
             if not raws and time.monotonic() >= until:
                 break
         return messages
@@ -327,6 +363,13 @@ class Intake:
                 raise RedisConnectionError("no answer to a take")
         raw = self._link.read_response(disable_decoding=True)
         return None if raw is None else bytes(raw)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it would take an input if there were one."""
+        if self.draining or not self._linked:
+            return False
+        return not self.claims or (self.bulk and len(self.claims) < self.slots and not self._leave_alone())
 
     def set_slots(self, slots: int) -> None:
         """Change how many inputs run at once, up to ``most_slots``; those that run go on."""
@@ -373,6 +416,9 @@ class Intake:
         tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
         if claimed.retried:
             headers["retries"] = claimed.retried
+        if headers.get("expires"):
+            headers["expires"] = self.store.by_own_clock(headers["expires"])
+        self.taken += 1
         message["properties"]["delivery_tag"] = tag
         message["properties"]["delivery_info"].update(routing_key=self.queue, redelivered=claimed.attempt > 1)
         claim = Claim(
@@ -381,6 +427,8 @@ class Intake:
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
         claim.payload = message.pop("payload", b"")
+        if self._first_taken == 0.0:
+            self._first_taken = time.monotonic()
         claim.large = message.pop("large", b"")
         if reply.get("pack") and (not self.runs_packs or claim.attempt > 1 or claim.verdict):
             break_up(self, claim, message)
@@ -398,7 +446,8 @@ class Intake:
         logger.error("a message on the queue of %s is set aside: %s", self.function, reason)
         try:
             reply = reply_of(json.loads(raw))
-        except ValueError:
+            " ".join((reply.get("call", ""), reply.get("caller", ""))).encode()
+        except UNREADABLE:
             reply = {}
         self.store.quarantine(self.container, self.epoch, self.function, reason, reply)
 
@@ -529,8 +578,10 @@ class Intake:
                     logger.critical("Redis has not answered for %g s: leaving", self.give_up)
                     os._exit(EXIT_NO_REDIS)
                 time.sleep(0.05)
-            except redis.exceptions.OutOfMemoryError:
-                logger.error("Redis is out of memory: waiting until it takes the outcome")
+            except redis.exceptions.ResponseError as exc:
+                if not passes(exc) and not isinstance(exc, redis.exceptions.OutOfMemoryError):
+                    raise
+                logger.error("Redis takes no writes (%s): waiting until it takes the outcome", exc)
                 time.sleep(0.5)
             else:
                 self._lost_since = 0.0
@@ -547,6 +598,10 @@ class Intake:
         self.claims.pop(claim.tag, None)
         self.by_id.pop(claim.id, None)
         self.payloads.forget(claim.large)
+        if self._first_taken:
+            taken, self._first_taken = self._first_taken, None
+            with contextlib.suppress(*LOST, RedisError):
+                self.store.note_first(self.container, time.monotonic() - taken)
 
     def check_idle(self) -> None:
         """Tell when the last claim has been handed back."""

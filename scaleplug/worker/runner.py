@@ -27,10 +27,11 @@ from scaleplug.errors import (
     note_attempts,
 )
 from scaleplug.pools import is_generator
-from scaleplug.serializer import Keyring, shortly
+from scaleplug.serializer import Keyring, shortly, shows_arguments
 from scaleplug.settings import FunctionSettings
 from scaleplug.streams import broken
 from scaleplug.worker import batches, streams
+from scaleplug.worker.copies import leave_copy
 from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.intake import Claim, Intake
 from scaleplug.worker.runs import Run
@@ -197,6 +198,7 @@ class Runner:
 
     def close_run(self, run: Run) -> None:
         """End it."""
+        leave_copy()
         run.close()
         self.runs.pop(run.claim.id, None)
 
@@ -256,9 +258,12 @@ class Runner:
 
     def run_hook(self, hook: Callable[[], Any]) -> None:
         """Run a method that prepares or ends an object; an async one on the loop of its inputs."""
-        value = hook()
-        if inspect.iscoroutine(value):
-            self._runner().run(value) if self.loop is None else self.loop.wait_for(value)
+        try:
+            value = hook()
+            if inspect.iscoroutine(value):
+                self._runner().run(value) if self.loop is None else self.loop.wait_for(value)
+        finally:
+            leave_copy()
 
     def _runner(self) -> asyncio.Runner:
         if self._own_loop is None:
@@ -315,7 +320,7 @@ class Runner:
         most = self.settings.retries.max_retries if self.settings.retries else 0
         logger.warning(
             "an input of %s failed with %s: retry %d of %d in %g s",
-            claim.task, shortly(exc), claim.retried + 1, most, delay,
+            claim.task, shortly(exc) if shows_arguments() else type(exc).__name__, claim.retried + 1, most, delay,
         )  # fmt: skip
         return True
 

@@ -20,6 +20,7 @@ import redis
 
 from scaleplug.abc import Event
 from scaleplug.errors import InputCancellation
+from scaleplug.patience import passes
 from scaleplug.serializer import OUTPUT, Keyring
 from scaleplug.store import Part
 from scaleplug.streams import PART_BYTES, PART_ITEMS, Window, drain, drain_async, dump
@@ -222,8 +223,10 @@ class Outgoing:
                     logger.critical("Redis has not answered for %g s: leaving", self.intake.give_up)
                     os._exit(EXIT_NO_REDIS)
                 logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
-            except redis.exceptions.OutOfMemoryError:
+            except redis.exceptions.ResponseError as exc:
+                if not passes(exc) and not isinstance(exc, redis.exceptions.OutOfMemoryError):
+                    raise
                 deadline = time.monotonic() + self.intake.give_up
-                logger.error("Redis is out of memory: waiting until it takes the items")
+                logger.error("Redis takes no writes (%s): waiting until it takes the items", exc)
             time.sleep(pause)
             pause = min(pause * 2, 1.0)

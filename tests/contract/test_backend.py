@@ -18,7 +18,7 @@ from scaleplug.client import RedisCaller
 from scaleplug.controller import Controller
 from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
-from scaleplug.serializer import Keyring
+from scaleplug.serializer import Keyring, use_keyring
 from scaleplug.server import connect
 from scaleplug.settings import Config, FunctionSettings, use_config
 from scaleplug.store import Store
@@ -46,6 +46,9 @@ class Stage(Protocol):
     def die(self, container: BackendContainer) -> None:
         """Let a container be killed by somebody else."""
 
+    def freeze(self, container: BackendContainer) -> Callable[[], object]:
+        """Let a container stand still; return what makes it go on."""
+
 
 class FakeStage:
     """The twin."""
@@ -70,16 +73,22 @@ class FakeStage:
         """See Stage."""
         self.backend.crash(container.container)
 
+    def freeze(self, container: BackendContainer) -> Callable[[], object]:
+        """See Stage."""
+        self.backend.freeze(container.container)
+        return lambda: self.backend.freeze(container.container, frozen=False)
+
 
 class ProcessStage:
     """The real thing."""
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.left: list[str] = []
-        self.config = Config(redis_url=redis_url, secret="x" * 32, max_containers=LIMIT)
+        self.config = Config(redis_url=redis_url, secret="x" * 32, max_containers=LIMIT, freeze_timeout=0.2)
         self.folder = folder
         use_config(self.config)
         self.caller = RedisCaller(self.config)
+        use_keyring(self.caller.keyring)  # as an app does that makes its caller
         broken = folder / "broken.py"
         broken.write_text("raise ImportError('it is broken')")
         source = Source("module", functions.__name__, str(Path(__file__).parents[2]))
@@ -112,8 +121,19 @@ class ProcessStage:
 
     def die(self, container: BackendContainer) -> None:
         """See Stage."""
-        records = self.caller.store.containers(container.function)
-        os.kill(int(wait_until(lambda: records[container.container].get("pid"))), signal.SIGKILL)
+        os.kill(self.pid(container), signal.SIGKILL)
+
+    def freeze(self, container: BackendContainer) -> Callable[[], object]:
+        """See Stage."""
+        pid = self.pid(container)
+        os.kill(pid, signal.SIGSTOP)
+        return lambda: os.kill(pid, signal.SIGCONT)
+
+    def pid(self, container: BackendContainer) -> int:
+        """Return a container's process, which its zygote tells a moment after it was started."""
+        name = container.container
+        pids = wait_until(lambda: [c.pid for c in self.backend.containers() or () if c.container == name and c.pid])
+        return int(pids[0] or 0)
 
     def close(self) -> None:
         """End everything."""
@@ -207,12 +227,12 @@ def test_a_busy_container_finishes_before_it_leaves(stage: Stage) -> None:
     assert (exit_.exit_code, exit_.asked) == (0, True)
 
 
-def test_a_busy_container_is_killed_after_its_grace(stage: Stage) -> None:
+def test_a_busy_container_puts_back_what_it_runs_after_its_grace(stage: Stage) -> None:
     (container,) = start(stage, asked_for(HOLD))
     stage.make_busy(container.container)
     stage.backend.stop(container.container, grace=0.1)
     exit_ = one_exit(stage)
-    assert (exit_.exit_code, exit_.reason, exit_.asked) == (-signal.SIGKILL, "killed by SIGKILL", True)
+    assert (exit_.exit_code, exit_.reason, exit_.asked) == (0, "exited with status 0", True)
     assert names(stage) == set()
 
 
@@ -223,6 +243,20 @@ def test_a_killed_container_is_gone_at_once(stage: Stage) -> None:
     assert exit_.container == containers[0].container
     assert (exit_.exit_code, exit_.reason, exit_.asked) == (-signal.SIGKILL, "killed by SIGKILL", False)
     assert names(stage) == {containers[1].container}
+
+
+def test_a_frozen_container_is_told_until_it_goes_on(stage: Stage) -> None:
+    containers = start(stage, asked_for(HOLD, 1), asked_for(HOLD, 2))
+    assert stage.backend.frozen() == set()
+    thaw = stage.freeze(containers[0])
+    wait_until(lambda: stage.backend.frozen() == {containers[0].container}, message="it is told")
+    thaw()
+    wait_until(lambda: stage.backend.frozen() == set(), message="it goes on")
+    thaw = stage.freeze(containers[0])
+    wait_until(stage.backend.frozen, message="it is told again")
+    stage.backend.kill(containers[0].container)
+    assert one_exit(stage).container == containers[0].container
+    assert stage.backend.frozen() == set()
 
 
 def test_a_container_that_dies_by_itself_is_told(stage: Stage) -> None:

@@ -210,6 +210,43 @@ def fail_with(data: bytes) -> None:
     raise ValueError("loaded", data)
 
 
+@app.cls(max_containers=1, startup_timeout=1)
+class Starting:
+    """An object that is not made, in one way or another."""
+
+    how: str = scaleplug.parameter()
+
+    @scaleplug.enter()
+    def prepare(self) -> None:
+        if self.how == "raise":
+            raise RuntimeError("no weights")
+        if self.how == "hang":
+            time.sleep(3600)
+        crash.local(self.how)
+
+    @scaleplug.method()
+    def get(self) -> str:
+        return self.how
+
+
+@app.function(max_containers=1, memory=200)
+def eat(mebibytes: int) -> int:
+    """Use so much memory for a while."""
+    food = bytearray(mebibytes << 20)
+    time.sleep(30 if mebibytes > 200 else 0)
+    return len(food) >> 20
+
+
+@app.function(max_containers=2)
+def hold_gil(folder: str, seconds: float) -> int:
+    """Let no other thread of the container run for a while; return the process id."""
+    write_whole(Path(folder, "held"), str(os.getpid()))
+    libc, began = ctypes.PyDLL(None), time.monotonic()
+    libc.usleep(int(seconds * 1e6))
+    assert time.monotonic() - began >= seconds
+    return os.getpid()
+
+
 @app.local_entrypoint()
 def hold(folder: str, seconds: float = 3600.0) -> None:
     """Keep two containers busy until something happens to the run."""

@@ -138,8 +138,11 @@ def test_a_server_that_evicts_is_refused(run: Run, client: Client, policy: str) 
     assert "throws inputs away when its memory is full" in warning
 
 
-def test_a_server_that_would_evict_is_warned_of(run: Run, client: Client) -> None:
-    (warning,) = check_server(client(run(maxmemory_policy="allkeys-lru").url), config=Config(), embedded=True)
+def test_a_server_that_would_evict_is_refused(run: Run, client: Client) -> None:
+    server = client(run(maxmemory_policy="allkeys-lru").url)
+    with pytest.raises(ServerError, match=r"once it has a maxmemory.*CONFIG SET maxmemory-policy noeviction"):
+        check_server(server, config=Config())
+    (warning,) = check_server(server, config=Config(allow_eviction=1), embedded=True)
     assert "once it has a maxmemory" in warning
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks import report
+from benchmarks import contest as contest_module
+from benchmarks import entrants, map_at_size, picture, report, starting
+from benchmarks.entrants import Entrant
 from benchmarks.harness import Result, Row, Summary, time_limit, wait_until
 
 FASTER = Row(what="a call", unit="ms", ours=20.0, peer=1_500.0, peer_is="celery", most=80, least_ratio=15)
@@ -78,3 +83,68 @@ def test_waiting_ends_with_the_condition_or_with_what_was_missing():
 def test_a_measurement_that_hangs_is_ended():
     with pytest.raises(TimeoutError, match="longer than"), time_limit(0.01):
         wait_until(lambda: False, "never")
+
+
+def test_written_figures_become_results_again(tmp_path):
+    report.write_json([RESULT], {"cores": "2"}, tmp_path / "figures.json")
+    assert report.read_json(tmp_path / "figures.json") == ([RESULT], {"cores": "2"})
+
+
+def test_the_tenths_of_a_map_are_told_by_its_marks():
+    steady = [(n * 1_000, n * 0.5) for n in range(21)]
+    assert map_at_size.tenths(steady) == pytest.approx([2_000] * 10)
+    slowing = [(0, 0.0), (5_000, 1.0), (10_000, 3.0)]
+    assert map_at_size.tenths(slowing) == pytest.approx([5_000] * 5 + [2_500] * 5)
+
+
+def test_the_parts_of_a_start_add_up_and_a_spare_takes_no_fork():
+    asked, *marks = 100.0, 100.001, 100.003, 100.004, 100.012
+    parts = starting._between([asked, *marks, 99.0, 100.015, 100.016, 100.020])
+    assert sum(parts.values()) == pytest.approx(0.020)
+    assert parts["fork"] == 0
+    assert parts["connect"] == pytest.approx(0.008)
+
+
+def test_the_marks_of_a_start_are_those_of_its_own_function():
+    seen = [
+        (1.0, "submit", "1 p app.other x"), (2.0, "submit", "1 p app.mine x"), (2.5, "woken", ""),
+        (3.0, "started", "1 p t c app.other 0"), (3.5, "started", "1 p t c app.mine 0"),
+        (4.0, "connect", "1 p c app.mine"),
+    ]  # fmt: skip
+    assert starting._first(seen, "app.mine", 0.5) == [2.0, 2.5, 3.5, 4.0]
+    assert starting._first(seen, "app.none", 0.5) is None
+
+
+def test_a_peer_that_can_not_be_installed_is_told_and_left_out(monkeypatch, tmp_path):
+    absent = Entrant(name="absent", module="x", how="", requires=("./no such folder",), licence="MIT")
+    monkeypatch.setattr(entrants, "RIVALS", tmp_path)
+    monkeypatch.setattr(entrants, "PEERS", (absent,))
+    monkeypatch.setattr(entrants, "_install", lambda _peer: subprocess.Popen(
+        [sys.executable, "-c", "raise SystemExit('no such package')"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    ))  # fmt: skip
+    assert entrants.ready_peers() == ([], ["absent is left out, it could not be installed: no such package"])
+
+
+def test_every_entrant_is_described_and_pinned():
+    told = entrants.descriptions([peer.name for peer in (*entrants.EVERYBODY, *entrants.PEERS)])
+    assert len(told) == len(entrants.EVERYBODY) + len(entrants.PEERS)
+    assert all(peer.licence and all("==" in r for r in peer.requires) for peer in entrants.PEERS)
+
+
+def test_an_entrant_that_fails_is_out_and_told(monkeypatch, tmp_path):
+    shutil.copytree(contest_module.HERE / "rivals", tmp_path / "rivals")
+    failing = "class Caller:\n    def call(self, number):\n        raise ValueError('not today')\n"
+    (tmp_path / "rivals" / "failing_app.py").write_text(failing)
+    monkeypatch.setattr(contest_module, "HERE", tmp_path)
+    entrant = Entrant(name="failing", module="failing_app", how="")
+    with contest_module.contest([entrant], "redis://127.0.0.1:1") as found:
+        assert found.names == []
+        assert "failing is left out" in found.missing[0]
+        assert "not today" in found.missing[0]
+
+
+def test_the_picture_is_drawn_also_where_something_is_missing(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture.draw([RESULT], {"cores": "2", "memory": "4 GiB", "date": "2030-01-31"}, tmp_path / "new" / "picture.png")
+    assert (tmp_path / "new" / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -110,6 +110,8 @@ def test_wrong_values_are_named(values: dict[str, Any], text: str) -> None:
         ({"retries": True}, "retries must be a whole number or"),
         ({"retries": 1.0}, "retries must be a whole number or"),
         ({"single_use_containers": 1}, "single_use_containers must be True or False, not 1"),
+        ({"memory": 0}, "memory must be 1 or more, not 0"),
+        ({"memory": "1 GiB"}, "memory must be a whole number, not '1 GiB'"),
     ],
 )
 def test_wrong_arguments_of_the_decorator_are_named(values: dict[str, Any], text: str) -> None:
