@@ -106,6 +106,10 @@ class Event:
     """The run of the input that sent the part."""
     large: bool = False
     """The outcome only tells where the value is: reading it takes a while, and is for a thread that may block."""
+    packed: bool = False
+    """The outcome is of several inputs, which are told inside."""
+    count: int = 1
+    """So many inputs ended for the reason, from the index on."""
 
     def context(self, call: str) -> str:
         """Return what the outcome must have been signed for."""
@@ -156,10 +160,17 @@ class Caller(Protocol):
     def close(self, call: str) -> None:
         """Stop giving them."""
 
-    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
+    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind, pack: int = 1) -> int:
         """Send inputs and return how many were accepted: all or ResourceExhausted, or as many as fit for a map.
 
-        Those of a ``spawn_map`` are numbered from 0 over all its sends, and :meth:`complete` comes last.
+        Those of a ``spawn_map`` are numbered from 0 over all its sends, and :meth:`complete` comes last. With ``pack``
+        so many inputs of a map may go into one message.
+        """
+
+    def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
+        """Return how many inputs of a map to send in one message: 1, unless they are known to be short.
+
+        ``left`` are still to be sent, if that is known; ``window`` may be outstanding at once.
         """
 
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
@@ -194,6 +205,9 @@ class Caller(Protocol):
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """Return ``(True, value)`` or ``(False, exception)``; the value of a part is the list of its pickled items."""
+
+    def open_pack(self, call: str, event: Event) -> list[tuple[int, bytes]]:
+        """Return index and outcome of each input of a packed event, for ``open_part``."""
 
     def grant(self, call: str, part: int | None) -> bool:
         """Tell a stream's producer that a part is read, ``None`` that nothing more is; False: it can't be told now."""

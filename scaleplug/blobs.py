@@ -31,7 +31,7 @@ import cloudpickle
 from redis.exceptions import OutOfMemoryError
 
 from scaleplug.errors import PayloadTooLargeError, ResourceExhausted, SerializationError
-from scaleplug.serializer import APART, OUTPUT, Keyring, is_apart, pickle_call, unpicklable_call
+from scaleplug.serializer import APART, OUTPUT, Keyring, is_apart, pickle_call, pickle_plain, unpicklable_call
 from scaleplug.store import Admission, Store
 
 LARGE: Final = 256 * 1024
@@ -158,7 +158,7 @@ def pickle_in_pieces(value: Any, explain: Callable[[Exception], SerializationErr
 
     try:
         if weigh(value) < LARGE:
-            return Pickled((memoryview(bytes(cloudpickle.dumps(value))),))
+            return Pickled((memoryview(pickle_plain(value)),))
         cloudpickle.Pickler(pieces, buffer_callback=keep_apart).dump(value)
     except Exception as exc:
         raise explain(exc) from exc

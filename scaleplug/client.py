@@ -14,27 +14,30 @@ from typing import Any, TypeVar
 from redis.exceptions import RedisError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
-from scaleplug.blobs import Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large
+from scaleplug.blobs import HEAVY, LARGE, Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large, weigh
 from scaleplug.errors import (
     ContainerStartError,
+    ExecutionError,
     InputCancelledError,
     InputRefusedError,
     NotFoundError,
     OutputExpiredError,
     RemoteError,
     ResourceExhausted,
+    SerializationError,
     StateLostError,
 )
 from scaleplug.inbox import Inbox
 from scaleplug.keys import Keys
 from scaleplug.loops import blocks_loop
 from scaleplug.messages import MessageFactory
+from scaleplug.packing import PACK_BYTES, Pace, size_for
 from scaleplug.patience import LOST as NO_ANSWER
 from scaleplug.patience import FullError, Patience
 from scaleplug.pools import code_version
 from scaleplug.registry import Registration, open_override, seal_override
 from scaleplug.sender import Cancel, Parcel, Sender
-from scaleplug.serializer import Keyring, is_apart, open_outcome
+from scaleplug.serializer import Keyring, is_apart, open_outcome, open_outcomes
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, FunctionSettings, override
 from scaleplug.store import Admission, Record, Store, require_url
@@ -89,6 +92,7 @@ class RedisCaller:
         self.met = self.store.registered
         self._factories: dict[tuple[str, str], MessageFactory] = {}
         self._sender = Sender()
+        self._paces: dict[str, Pace] = {}
         self._checked = False
 
     def close_all(self) -> None:
@@ -103,22 +107,23 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         self.inbox.close(call)
 
-    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
+    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind, pack: int = 1) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         if kind in MANY:
-            return self._send_many(function, call, inputs, kind)
+            return self._send_many(function, call, inputs, kind, pack)
         admission = self._send_all(function, call, inputs, kind)
         if not admission.accepted and kind != "map":
             raise self._exhausted(function, admission, kind)
         return admission.accepted
 
-    def _send_many(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> int:
+    def _send_many(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, pack: int) -> int:
         """Send as many inputs as fit; none while Redis is full, which may be over soon."""
         try:
             if kind == "spawn_map":
                 accepted = self._send_parts(function, call, inputs)
             else:
-                accepted = self._send_all(function, call, inputs, kind).accepted
+                accepted = self._send_packs(function, call, inputs, pack) if pack > 1 else 0
+                accepted = accepted or self._send_all(function, call, inputs, kind).accepted
         except FullError as full:
             self.patience.wait_until_free(full)
             return 0
@@ -145,6 +150,48 @@ class RedisCaller:
                 return admission
             except NoRoomError as full:
                 return full.admission
+
+    def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
+        """See :class:`scaleplug.abc.Caller`."""
+        known = self._paces.get(function.full_name)
+        if known is None or not self.config.packing or not self._factory(function).may_pack:
+            return 1
+        settings: FunctionSettings = function.pool_settings  # type: ignore[attr-defined]  # as in _factory
+        if settings.max_inputs > 1 or settings.single_use_containers:
+            return 1
+        window = min(window, self.config.max_pending, self.config.max_total)
+        return size_for(known.service, known.containers, left, window)
+
+    def _send_packs(self, function: FunctionRef, call: str, inputs: Sequence[Input], size: int) -> int:
+        """Send as many inputs of a map as fit, in packs; 0 where they can't be sent so."""
+        if any(weigh((args, kwargs)) >= HEAVY for _, args, kwargs in inputs):
+            return 0
+        factory = self._factory(function)
+        parts = factory.parts(inputs)
+        packs: list[list[bytes]] = []
+        held = PACK_BYTES
+        for part in parts:
+            if len(part) >= LARGE:
+                return 0
+            if held + len(part) > PACK_BYTES or len(packs[-1]) >= size:
+                packs.append([])
+                held = 0
+            packs[-1].append(part)
+            held += len(part)
+        messages, first = list[str](), inputs[0][0]
+        for pack in packs:
+            messages.append(factory.make_pack(call, first, pack))
+            first += len(pack)
+        weights, first = [len(pack) for pack in packs], inputs[0][0]
+        indices = range(first, first + len(inputs))
+        again = {
+            index: partial(factory.make_single, call, index, part) for index, part in zip(indices, parts, strict=True)
+        }
+        self.inbox.note_sent(function.full_name, call, again, many=True)
+        admission = self.patience.insist(lambda: self._submit(function, messages, "map", None, weights=weights))
+        if admission.accepted < len(inputs):
+            self.inbox.sent.ended(call, *indices[admission.accepted :])
+        return admission.accepted
 
     def _send_parts(self, function: FunctionRef, call: str, inputs: Sequence[Input]) -> int:
         """Send as many inputs of a ``spawn_map`` as fit: while Redis takes a part, the next one is made."""
@@ -201,14 +248,17 @@ class RedisCaller:
     def _make(
         self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, drafts: Drafts
     ) -> list[str]:
+        keep = int(self.config.result_ttl) if kind in KEPT else 0
+        return self._factory(function).make(call, inputs, many=kind in MANY, keep=keep, drafts=drafts)
+
+    def _factory(self, function: FunctionRef) -> MessageFactory:
         name = function.full_name
         task: Any = function.task  # type: ignore[attr-defined]  # a Function; the port promises less
         factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
             factory = MessageFactory(task, self.keyring, self.inbox.name, name, code_version(task.function.owner))
             self._factories[name, task.name] = factory
-        keep = int(self.config.result_ttl) if kind in KEPT else 0
-        return factory.make(call, inputs, many=kind in MANY, keep=keep, drafts=drafts)
+        return factory
 
     def _make_small(
         self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind
@@ -232,6 +282,7 @@ class RedisCaller:
         kind: CallKind,
         record: Record | None,
         drafts: Sequence[str] = (),
+        weights: Sequence[int] = (),
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
         self.patience.insist(lambda: function.make_known(self))
@@ -239,7 +290,7 @@ class RedisCaller:
         if kind not in KEPT:
             self.patience.insist(self.inbox.start)
         most, total = self._limits(kind)
-        return self.store.submit(
+        admission = self.store.submit(
             function.full_name,
             messages,
             most_pending=most,
@@ -247,7 +298,11 @@ class RedisCaller:
             partial=kind in MANY or len(messages) > 1,
             record=record,
             drafts=drafts,
+            weights=weights,
         )
+        if kind == "map":
+            self._paces.setdefault(function.full_name, Pace()).note(admission)
+        return admission
 
     def check_server(self) -> None:
         """Refuse, once, a Redis that would lose inputs: the controller may be another's, and has no say here."""
@@ -340,6 +395,13 @@ class RedisCaller:
             num_running_inputs=counts.running,
             input_headroom=max(0, slots - counts.running),
         )
+
+    def open_pack(self, call: str, event: Event) -> list[tuple[int, bytes]]:
+        """See :class:`scaleplug.abc.Caller`."""
+        try:
+            return open_outcomes(self.keyring, call, event.outcome or b"")
+        except SerializationError as exc:
+            raise ExecutionError(f"results could not be read: {exc}") from None
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""

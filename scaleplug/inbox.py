@@ -15,14 +15,14 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
 from scaleplug.abc import Event
 from scaleplug.blobs import Blobs
 from scaleplug.sent import Sent
-from scaleplug.serializer import is_apart
+from scaleplug.serializer import is_apart, is_packed, packed_indices
 from scaleplug.server import alone
 from scaleplug.settings import Config
 from scaleplug.store import Store
@@ -93,7 +93,9 @@ class Inbox:
                 self.sent.forget(call)
                 self._calls.pop(call, None)
 
-    def note_sent(self, function: str, call: str, messages: Mapping[int, str], *, many: bool) -> None:
+    def note_sent(
+        self, function: str, call: str, messages: Mapping[int, str | Callable[[], str]], *, many: bool
+    ) -> None:
         """Keep messages of an open call that are about to be sent, by index, until their ends come."""
         with self._lock:
             if call in self._calls:
@@ -193,7 +195,7 @@ class Inbox:
                 logger.warning("an entry of this process's inbox can't be read, and is left out")
                 continue
             if event.part is None:
-                self.sent.ended(call, event.index)
+                self.sent.ended(call, *_indices(event))
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
             puts = list(self._calls.get(call, ()))
             if event.large:
@@ -207,6 +209,13 @@ class Inbox:
         return last
 
 
+def _indices(event: Event) -> Sequence[int]:
+    """Return the indices of the inputs that have ended."""
+    if event.packed:
+        return packed_indices(event.outcome or b"")
+    return (event.index,) if event.count == 1 else range(event.index, event.index + min(event.count, 1_000))
+
+
 def _event(values: dict[bytes, bytes]) -> Event:
     outcome = values.get(b"p")
     return Event(
@@ -214,6 +223,8 @@ def _event(values: dict[bytes, bytes]) -> Event:
         part=int(values[b"n"]) if b"n" in values else None,
         attempt=int(values.get(b"a", b"0")),
         large=outcome is not None and is_apart(outcome),
+        packed=outcome is not None and is_packed(outcome),
+        count=min(int(values.get(b"k", b"1")), 1_000),
     )  # fmt: skip
 
 

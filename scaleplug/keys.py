@@ -2,7 +2,7 @@
 """Every Redis key: its type, who writes it, who reads it and when it goes.
 
 All start with ``scaleplug:NAMESPACE:``. ``FN`` is a function's full name (``app.function``), ``ID`` an input's id
-(its Celery task id), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling
+(its Celery task id; ``CALL:FIRST+COUNT`` is a pack of a map's inputs, which stands where an input does), ``CALL`` a call's id, ``C`` a container, ``E`` an epoch of its connection, ``P`` a calling
 process, ``I`` an input's index in its call. The Lua scripts build the same names from the prefix; this table
 holds for both.
 
@@ -25,8 +25,8 @@ holds for both.
 | idle:FN | zset | C by the time since when it runs nothing | scripts | controller, ps | container leaves |
 | ready:FN | zset | C by the time it got ready | scripts | controller, ps | container leaves |
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
-| container:C | hash | fn, slot, backend, version, requested, forked (or told what to be), spare (1 if it was one), ready, taken and ended (its first input), epoch, client, pid, host, state, slots (inputs it was told to run at once) | controller, containers | all | 1 h after it left |
-| control:C | list | orders to one container: ``cancel ID``, ``slots N`` | callers, controller | the container | 60 s |
+| container:C | hash | fn, slot, backend, version, requested, forked (or told what to be), spare (1 if it was one), ready, taken and ended (its first input), epoch, client, pid, host, state, slots (inputs it was told to run at once), serial (it takes several, and runs one after the other) | controller, containers | all | 1 h after it left |
+| control:C | list | orders to one container: ``cancel ID`` (several on lines of their own), ``slots N`` | callers, controller | the container | 60 s |
 | stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | trouble:FN | string | why the last container did not start, its version and when (JSON) | controller | deploy, apps, ps, why | one starts |
 | prepared | hash | FN -> version of the code that the backend is ready to start | controller | deploy | with the function |
@@ -34,6 +34,7 @@ holds for both.
 | decisions:FN | list | the last decisions, newest left (JSON); rang: when the controller woke for one | controller | why | 200 are kept |
 | quarantine:FN | list | messages that could not be verified or read, with the reason (JSON) | containers | ps, people | 1,000 are kept |
 | bell | list | one ring for the controller | all | controller | taken |
+| packed:FN | hash | ``pending`` and ``running``: inputs there beyond one for each message, since packs hold several | scripts | scripts | empty |
 | dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
@@ -52,7 +53,7 @@ holds for both.
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
 | granted:CALL | string | the last part of a stream that its consumer has begun to read | callers | scripts | stream ends |
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |
-| inbox:P | stream | outcomes, and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
+| inbox:P | stream | outcomes (those of a pack in one entry), and parts of streams, for one calling process | scripts | that process | 1 h after it ended |
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
 | incarnation | string | a random name of this Redis while it keeps its data | callers, controller | callers, controller | never |
 | parked:P | list | FN and message of inputs whose caller seemed gone when they were taken, or a container was to be started for them | scripts | that process | 1 day |

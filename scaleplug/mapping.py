@@ -20,6 +20,7 @@ from scaleplug.call import Outcomes, finish_cancelling, read_async
 from scaleplug.errors import ExecutionError, InvalidError, UserCodeException
 from scaleplug.inputs import Inputs, Row
 from scaleplug.loops import blocks_loop
+from scaleplug.serializer import open_part
 
 logger = logging.getLogger("scaleplug")
 
@@ -95,7 +96,8 @@ class Map(Generic[R]):
         self._given = 0  # results given back
         self._next = 0  # the lowest index whose result has not been given back
         self._ahead: set[int] = set()  # indices above it that have (unordered maps)
-        self._ready: dict[int, Event] = {}
+        self._ready: dict[int, Event | bytes] = {}  # of packed ones only the outcome
+        self._stride, self._pack = CHUNK, 1  # inputs that are sent at once, and in one message
         self._weights: dict[int, int] = {}  # of large inputs whose results have not been given back
         self._bytes = self._chunk_bytes = 0  # their sum, and that of those not sent yet
         self._pause, self._retry_at, self._warned = 0.05, 0.0, False
@@ -153,6 +155,7 @@ class Map(Generic[R]):
         outcomes = Outcomes(self._open_caller(), self.call)
         complete = False
         try:
+            self._pace()
             while True:
                 if not self._has_ready():  # what is ready must not wait for an input that is long in coming
                     self._read_inputs()
@@ -180,11 +183,13 @@ class Map(Generic[R]):
         reader: asyncio.Task[None] | None = None
         complete = False
         try:
+            self._pace()
             reader = self._begin_reading(outcomes)
             while True:
                 self._accept_all(outcomes)
                 while self._has_ready():
-                    yield await self._result_async(self._pop_ready())
+                    end = self._pop_ready()
+                    yield self._value(open_part(end)) if type(end) is bytes else await self._result_async(end)
                 if reader is None:
                     self._read_inputs(outcomes)
                 else:
@@ -272,7 +277,7 @@ class Map(Generic[R]):
         return self._read - self._given
 
     def _may_read_on(self) -> bool:
-        full = len(self._chunk) >= CHUNK or self._chunk_bytes >= CHUNK_BYTES
+        full = len(self._chunk) >= self._stride or self._chunk_bytes >= CHUNK_BYTES
         return not self._exhausted and not full and self._has_window()
 
     def _read_inputs(self, outcomes: Outcomes | None = None) -> None:
@@ -316,12 +321,12 @@ class Map(Generic[R]):
         with self._sending:
             with self._lock:
                 self._check_error()
-                inputs = self._chunk[:CHUNK]
-                weights = [self._weights.get(index, 0) for index, _, _ in inputs]
+                inputs = self._chunk[: self._stride]
+                weights = [self._weights.get(index, 0) for index, _, _ in inputs] if self._weights else []
             if not inputs or self._ended or time.monotonic() < self._retry_at:
                 return
             try:
-                accepted = self._open_caller().send(self.function, self.call, inputs, kind="map")
+                accepted = self._send(inputs)
             except Exception as exc:
                 self._error = exc  # another thread may be the one that met it
                 raise
@@ -331,6 +336,7 @@ class Map(Generic[R]):
             self.progress.sent += accepted
             if accepted == len(inputs):
                 self._pause, self._retry_at, self.progress.waiting = 0.05, 0.0, False
+                self._pace()
                 return
             self._retry_at = time.monotonic() + self._pause
             self._pause = min(self._pause * 2, 1.0)
@@ -340,6 +346,19 @@ class Map(Generic[R]):
                 logger.warning(
                     "the map of %s waits: the function has as many inputs as its limits allow", self.function.full_name
                 )
+
+    def _send(self, inputs: list[Input]) -> int:
+        caller = self._open_caller()
+        if self._pack > 1 and len(inputs) > 1 and not self._weights:
+            return caller.send(self.function, self.call, inputs, kind="map", pack=self._pack)
+        return caller.send(self.function, self.call, inputs, kind="map")
+
+    def _pace(self) -> None:
+        """Ask how many inputs may share a message, and read as many at once."""
+        total = self.progress.total
+        left = None if total is None else max(1, total - self._read)
+        self._pack = self._open_caller().pack_size(self.function, left, self.options.window)
+        self._stride = CHUNK if self._pack == 1 else self._pack * -(-CHUNK // self._pack)
 
     def _flush_early(self) -> None:
         with contextlib.suppress(Exception):  # the thread that takes the results meets it again
@@ -355,9 +374,19 @@ class Map(Generic[R]):
         if event.index < 0:
             ok, error = self._open_caller().read(self.call, event)
             raise error if not ok else ExecutionError("the map was ended")
-        if event.index < self._next or event.index in self._ready or event.index in self._ahead:
+        if event.packed:
+            for index, outcome in self._open_caller().open_pack(self.call, event):
+                self._accept_one(index, outcome)
+        elif event.count > 1:
+            for index in range(event.index, event.index + event.count):
+                self._accept_one(index, Event(index, None, event.reason))
+        else:
+            self._accept_one(event.index, event)
+
+    def _accept_one(self, index: int, end: Event | bytes) -> None:
+        if index < self._next or index in self._ready or index in self._ahead:
             return  # an input that ran twice: its first end counts
-        self._ready[event.index] = event
+        self._ready[index] = end
         self.progress.done += 1
 
     def _has_ready(self) -> bool:
@@ -365,13 +394,22 @@ class Map(Generic[R]):
 
     def _take_ready(self) -> Iterator[R]:
         while self._has_ready():
-            yield self._value(self._open_caller().read(self.call, self._pop_ready()))
+            end = self._pop_ready()
+            if type(end) is bytes:
+                ok, value = open_part(end)
+                yield value if ok else self._value((ok, value))
+            else:
+                yield self._value(self._open_caller().read(self.call, end))
 
-    def _pop_ready(self) -> Event:
+    def _pop_ready(self) -> Any:
         index = self._next if self.options.order_outputs else next(iter(self._ready))
         event = self._ready.pop(index)
         self._given += 1
-        self._bytes -= self._weights.pop(index, 0)
+        if self._weights:
+            self._bytes -= self._weights.pop(index, 0)
+        if self.options.order_outputs:
+            self._next += 1
+            return event
         self._ahead.add(index)
         while self._next in self._ahead:
             self._ahead.remove(self._next)
@@ -397,7 +435,7 @@ class Map(Generic[R]):
         self._ended = True  # nothing is sent any more
         self.progress.finished = True
         for event in self._ready.values():
-            if event.large:
+            if isinstance(event, Event) and event.large:
                 self._open_caller().drop(event)
         active.discard(self)
         if watch is not None:

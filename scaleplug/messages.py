@@ -18,10 +18,13 @@ from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection, Producer
 
 from scaleplug.blobs import Drafts
+from scaleplug.packing import join, pack_id
 from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, Transport
 
-_ID, _BODY, _TAG, _INDEX, _KEEP = "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102
+_ID, _BODY, _TAG, _INDEX, _KEEP, _PACK = (
+    "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102, 8_765_432_103,
+)  # fmt: skip
 EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -55,7 +58,7 @@ class MessageFactory:
 
     def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str, version: str = "") -> None:
         self.task, self.keyring, self.caller, self.pool, self.version = task, keyring, caller, pool, version
-        self._parts: dict[tuple[bool, bool, str, str], list[str]] = {}
+        self._parts: dict[tuple[bool, bool, bool, str, str], list[str]] = {}
 
     def make(
         self,
@@ -83,26 +86,58 @@ class MessageFactory:
                 made.append(text % values)
         return made
 
+    @property
+    def may_pack(self) -> bool:
+        """Whether several inputs may share a message: a listener to Celery's signals is told of each."""
+        return not before_task_publish.receivers and not after_task_publish.receivers
+
+    def parts(self, inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]]) -> list[bytes]:
+        """Return each input as a part of a pack."""
+        check = getattr(self.task, "__header__", None) if self.task.typing else None
+        made: list[bytes] = []
+        for _, args, kwargs in inputs:
+            if check is not None:
+                check(*args, **kwargs)
+            made.append(pickle_call(self.task.name, args, dict(kwargs), EMBED))
+        return made
+
+    def make_single(self, call: str, index: int, part: bytes) -> str:
+        """Return the message of one input of a map, as it is outside of a pack."""
+        input_id = f"{call}:{index}"
+        sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), part)
+        body, tag = b2a_base64(sealed, newline=False).decode(), str(uuid4())
+        return self._filled(call, True, 0) % {"id": input_id, "body": body, "tag": tag, "index": index}
+
+    def make_pack(self, call: str, first: int, parts: Sequence[bytes]) -> str:
+        """Return one message for inputs of a map that follow each other."""
+        text, new = self._filled(call, True, 0, packed=True), pack_id(call, first, len(parts))
+        sealed = self.keyring.seal(INPUT, input_context(self.task.name, new, self.pool), join(parts))
+        body, tag = b2a_base64(sealed, newline=False).decode(), str(uuid4())
+        return text % {"id": new, "body": body, "tag": tag, "index": first, "pack": len(parts)}
+
     def _body(self, position: int, input_id: str, value: tuple[Any, ...], drafts: Drafts | None) -> str:
         payload = pickle_call(self.task.name, *value) if drafts is None else drafts.pack(position, input_id, value)
         sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), payload)
         return b2a_base64(sealed, newline=False).decode()
 
-    def _filled(self, call: str, many: bool, keep: int) -> str:
+    def _filled(self, call: str, many: bool, keep: int, packed: bool = False) -> str:
         """Return the template of a call's messages: what is its own is filled in, what is its inputs' stays open."""
         parent = current_task.request if current_task else None
         root, parent_id = (parent.root_id or "", parent.id or "") if parent else ("", "")
-        parts = self._parts.get((many, keep > 0, root, parent_id))
+        which = (many, keep > 0, packed, root, parent_id)
+        parts = self._parts.get(which)
         if parts is None:
             if len(self._parts) > 64:
                 self._parts.clear()
-            parts = self._parts[many, keep > 0, root, parent_id] = self._template(many, _KEEP if keep else 0)
+            parts = self._parts[which] = self._template(many, _KEEP if keep else 0, packed)
         values = {"\0call": call, "\0keep": str(keep)}
         return "".join(values.get(part, part) for part in parts)
 
-    def _options(self, call: str, index: int, many: bool, keep: int) -> dict[str, Any]:
+    def _options(self, call: str, index: int, many: bool, keep: int, packed: bool = False) -> dict[str, Any]:
         # A spawned input outlives its caller: who waits for it says so later.
         reply = {"call": call, "index": index, "caller": "" if keep else self.caller, "keep": keep}
+        if packed:
+            reply["pack"] = _PACK
         if self.version:
             reply["version"] = self.version
         options: dict[str, Any] = {"headers": {"scaleplug": reply}, "ignore_result": True}
@@ -110,13 +145,19 @@ class MessageFactory:
             options.update(group_id=call, group_index=index)
         return options
 
-    def _template(self, many: bool, keep: int) -> list[str]:
+    def _template(self, many: bool, keep: int, packed: bool = False) -> list[str]:
         call = "@scaleplug-call@"
-        message = record(self.task, _ID, self._options(call, _INDEX, many, keep))
+        message = record(self.task, _ID, self._options(call, _INDEX, many, keep, packed))
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
         text = json.dumps(message).replace("%", "%%")
-        marks = ((_ID, "%(id)s"), (_BODY, "%(body)s"), (_TAG, "%(tag)s"), (str(_INDEX), "%(index)d"))
+        marks = (
+            (_ID, "%(id)s"),
+            (_BODY, "%(body)s"),
+            (_TAG, "%(tag)s"),
+            (str(_INDEX), "%(index)d"),
+            (str(_PACK), "%(pack)d"),
+        )
         for mark, name in marks:
             text = text.replace(mark, name)
         for mark, name in ((call, "\0call"), (str(_KEEP), "\0keep")):

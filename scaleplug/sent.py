@@ -7,7 +7,7 @@ such an input would wait for ever. What is kept is bounded as the inputs under w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from scaleplug.store import Store
@@ -21,7 +21,8 @@ ALL_AT_ONCE = 1_000_000
 @dataclass(slots=True)
 class _Call:
     function: str
-    messages: dict[int, str] = field(default_factory=dict)
+    messages: dict[int, str | Callable[[], str]] = field(default_factory=dict)
+    """Those of packed inputs are made when they are needed."""
     many: bool = False
 
 
@@ -32,18 +33,19 @@ class Sent:
         self._store, self._caller = store, caller
         self._calls: dict[str, _Call] = {}
 
-    def note(self, function: str, call: str, messages: Mapping[int, str], *, many: bool) -> None:
+    def note(self, function: str, call: str, messages: Mapping[int, str | Callable[[], str]], *, many: bool) -> None:
         """Keep messages that are about to be sent, by index."""
         known = self._calls.get(call)
         if known is None:
             known = self._calls[call] = _Call(function, many=many)
         known.messages.update(messages)
 
-    def ended(self, call: str, index: int) -> None:
-        """Forget an input that has ended, or was not accepted."""
+    def ended(self, call: str, *indices: int) -> None:
+        """Forget inputs that have ended, or were not accepted."""
         known = self._calls.get(call)
         if known is not None:
-            known.messages.pop(index, None)
+            for index in indices:
+                known.messages.pop(index, None)
 
     def forget(self, call: str) -> None:
         """Forget a call that nobody waits for any more."""
@@ -68,7 +70,7 @@ class Sent:
             call = self._calls.get(name)
             message = call.messages.get(index) if call is not None else None
             if call is not None and message is not None:
-                messages.setdefault(call.function, []).append(message)
+                messages.setdefault(call.function, []).append(message if isinstance(message, str) else message())
         for function, lost in messages.items():
             logger.warning("Redis came back without %d inputs of %s: they are sent again", len(lost), function)
             self._store.submit(function, lost, most_pending=ALL_AT_ONCE)

@@ -30,6 +30,7 @@ from tblib import pickling_support
 
 from scaleplug import __version__
 from scaleplug.errors import ConfigurationError, Error, ExecutionError, RemoteError, SerializationError
+from scaleplug.packing import PACK, indices_of, outcomes_context, take_apart
 from scaleplug.settings import process_config
 
 CONTENT_TYPE = "application/x-scaleplug"
@@ -130,7 +131,8 @@ class _PlainPickler(Pickler):
         raise _NotPlainError
 
 
-def _dumps_fast(value: Any) -> bytes:
+def pickle_plain(value: Any) -> bytes:
+    """Return ``value`` pickled, as cloudpickle does it; raises what that does."""
     buffer = io.BytesIO()
     with contextlib.suppress(_NotPlainError):
         _PlainPickler(buffer, cloudpickle.DEFAULT_PROTOCOL).dump(value)
@@ -162,7 +164,7 @@ def shortly(value: Any) -> str:
 def pickle(value: Any, what: str, *, advice: str = PASS) -> bytes:
     """Return ``value`` pickled; the error names ``what`` it was."""
     try:
-        return _dumps_fast(value)
+        return pickle_plain(value)
     except Exception as exc:
         raise unpicklable(what, value, exc, advice=advice) from exc
 
@@ -170,7 +172,7 @@ def pickle(value: Any, what: str, *, advice: str = PASS) -> bytes:
 def pickle_call(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], *rest: Any) -> bytes:
     """Return ``(args, kwargs, *rest)`` pickled; the error names the function and the argument."""
     try:
-        return _dumps_fast((args, kwargs, *rest))
+        return pickle_plain((args, kwargs, *rest))
     except Exception as exc:
         raise unpicklable_call(function, args, kwargs, exc) from exc
 
@@ -205,6 +207,17 @@ def is_apart(sealed: bytes) -> bool:
     """Return whether a sealed payload says that it only stands for a large value; nothing is verified here."""
     begin = _HEAD.size + int.from_bytes(sealed[_HEAD.size - 2 : _HEAD.size], "big")
     return sealed[begin : begin + 1] == APART
+
+
+def is_packed(sealed: bytes) -> bool:
+    """Return whether a sealed payload says that it holds several; nothing is verified here."""
+    begin = _HEAD.size + int.from_bytes(sealed[_HEAD.size - 2 : _HEAD.size], "big")
+    return sealed[begin : begin + 1] == PACK
+
+
+def packed_indices(sealed: bytes) -> Sequence[int]:
+    """Return the indices of the inputs that ended together; nothing is verified here."""
+    return indices_of(sealed, _HEAD.size)
 
 
 # -- the kombu serializer: inputs sent through Celery's own calls --------------------------------------------------
@@ -397,6 +410,10 @@ def open_outcome(keyring: Keyring, context: str, sealed: bytes, fetch: Fetch | N
             pickled, buffers = fetch(payload)
     except SerializationError as exc:
         return False, ExecutionError(f"the result could not be read: {exc}")
+    return _open(mark, pickled, buffers)
+
+
+def _open(mark: bytes, pickled: Any, buffers: Sequence[Any] = ()) -> tuple[bool, Any]:
     try:
         value = cloudpickle.loads(pickled, buffers=buffers)
     except Exception as exc:  # noqa: BLE001  # whatever a class's own unpickling does
@@ -406,3 +423,14 @@ def open_outcome(keyring: Keyring, context: str, sealed: bytes, fetch: Fetch | N
     if mark == b"-":
         return False, value.exception() if isinstance(value, Failure) else RemoteError(repr(value))
     return True, value
+
+
+def open_outcomes(keyring: Keyring, call: str, sealed: bytes) -> list[tuple[int, bytes]]:
+    """Return the index and the outcome of each input of a call that ended together; raises SerializationError."""
+    parts, indices = take_apart(keyring.unseal(OUTPUT, outcomes_context(call), sealed), numbered=True)
+    return list(zip(indices, parts, strict=True))
+
+
+def open_part(outcome: bytes) -> tuple[bool, Any]:
+    """Return ``(True, value)`` or ``(False, exception)`` of one of them."""
+    return _open(outcome[:1], memoryview(outcome)[1:])

@@ -272,6 +272,12 @@ class Config:
     max_attempts: int = _knob(
         "SCALEPLUG_MAX_ATTEMPTS", _whole, 3, "How often an input may take its container down before it fails."
     )
+    packing: int = _knob(
+        "SCALEPLUG_PACKING", _whole, 1, "0 sends every input of a map as a message of its own, however short it is."
+    )
+    packed_events: int = _knob(
+        "SCALEPLUG_PACKED_EVENTS", _whole, 0, "1 sends task events of every packed input, 0 of packs only (Flower)."
+    )
     max_payload: int = _knob(
         "SCALEPLUG_MAX_PAYLOAD",
         _whole,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -125,14 +126,24 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         self.store: Store = client.transport_options["store"]
         self.most_pending: int = client.transport_options["most_pending"]
         self.intake: Intake | None = client.transport_options.get("intake")
+        self.go: Callable[[float], bool] | None = None
+        """What takes and runs inputs in place of Celery, where a container has that; see ``worker/turns.py``."""
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # noqa: ARG002
         """Deliver one message, or raise ``socket.timeout``."""
         if self.intake is None:
             raise TimeoutError
+        if self.go is not None:
+            if not self.go(1.0 if timeout is None else timeout):
+                raise TimeoutError
+            return
         message = self.intake.take(1.0 if timeout is None else timeout)
         if message is None:
             raise TimeoutError
+        self.deliver(message)
+
+    def deliver(self, message: dict[str, Any]) -> None:
+        """Let Celery have a message."""
         self._deliver(message, message["properties"]["delivery_info"]["routing_key"])
 
     def driver_version(self) -> str:

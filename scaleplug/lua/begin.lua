@@ -29,14 +29,17 @@ if epoch_of(container) ~= tonumber(epoch) then
   ring(fn)
   return {'stale'}
 end
+local extra = extra_of(message)
 if call ~= '' and is_cancelled(call) then
   redis.call('LPOP', transit)
   forget(fn, id)
-  deliver(call, ARGV[9], caller, tonumber(ARGV[8]), nil, 'cancelled')
+  count_packed(fn, 'pending', -extra)
+  deliver(call, ARGV[9], caller, tonumber(ARGV[8]), nil, 'cancelled', nil, extra + 1)
   return {'cancelled'}
 end
 if caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then
   redis.call('LPOP', transit)
+  count_packed(fn, 'pending', -extra)
   park(fn, caller, message)
   return {'parked'}
 end
@@ -52,6 +55,8 @@ if asked ~= '' and asked ~= ARGV[11] and asked == redis.call('HGET', P .. 'versi
 end
 redis.call('HSET', P .. 'claims:' .. container .. ':' .. epoch, id, message)
 redis.call('LPOP', transit)
+count_packed(fn, 'pending', -extra)
+count_packed(fn, 'running', extra)
 redis.call('ZADD', P .. 'running:' .. fn, now() + tonumber(ARGV[5]), id)
 redis.call('ZREM', P .. 'idle:' .. fn, container)
 return state(redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1))

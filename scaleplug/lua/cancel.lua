@@ -16,7 +16,7 @@ local function drop(message)
   for call in string.gmatch(message, '"call": "([^"]*)"') do
     local index = calls[call] and input_of(message, call)
     if index then
-      removed = removed + 1
+      removed = removed + 1 + extra_of(message)
       drop_pending(fn, message, call, index, ARGV[4], keep)
       return true
     end
@@ -40,13 +40,17 @@ if redis.call('ZCARD', delayed) <= 5000 then
   end
 end
 for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
+  local ids = {}
   for _, id in ipairs(redis.call('HKEYS', P .. 'claims:' .. container .. ':' .. epoch_of(container))) do
-    if calls[id] or calls[string.match(id, '^(.*):%d+$') or ''] then
-      redis.call('RPUSH', P .. 'control:' .. container, 'cancel ' .. id)
-      redis.call('EXPIRE', P .. 'control:' .. container, 60)
+    if calls[id] or calls[call_of(id)] then
+      ids[#ids + 1] = id
       redis.call('ZADD', P .. 'cancelling:' .. fn, 'NX', now() + tonumber(ARGV[5]), id)
       told = told + 1
     end
+  end
+  if #ids > 0 then -- one order for all: none is to begin because another one was interrupted first
+    redis.call('RPUSH', P .. 'control:' .. container, 'cancel ' .. table.concat(ids, '\n'))
+    redis.call('EXPIRE', P .. 'control:' .. container, 60)
   end
 end
 ring(fn)

@@ -17,9 +17,9 @@ for i, fn in ipairs(fns) do
   local stats = redis.call('HMGET', P .. 'stats:' .. fn, 'finished', 'failed', 'refused')
   out[i] = {
     fn,
-    redis.call('LLEN', P .. 'queue:' .. fn),
+    pending_of(fn),
     redis.call('ZCARD', P .. 'delayed:' .. fn),
-    redis.call('ZCARD', P .. 'running:' .. fn),
+    running_of(fn),
     starting, idle, ready - idle, draining,
     stats[1] or '0', stats[2] or '0', stats[3] or '0',
   }

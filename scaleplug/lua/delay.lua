@@ -5,8 +5,8 @@ if refused then return refused end
 ARGV[1] = admitted
 local fn = ARGV[1]
 local delayed = P .. 'delayed:' .. fn
-local pending = redis.call('LLEN', P .. 'queue:' .. fn) + redis.call('ZCARD', delayed)
-if pending >= tonumber(ARGV[2]) then return {0, pending, redis.call('ZCARD', P .. 'running:' .. fn)} end
+local pending = pending_of(fn) + redis.call('ZCARD', delayed)
+if pending >= tonumber(ARGV[2]) then return {0, pending, running_of(fn)} end
 put_off(fn, ARGV[3], ARGV[4])
 if KEYS[2] then accept(KEYS[2]) end
 return {1, pending, 0}

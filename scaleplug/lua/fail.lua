@@ -10,8 +10,9 @@ for _ = 1, tonumber(ARGV[4]) do
   local reply, id = reply_in(message)
   if reply then
     forget(fn, id)
-    deliver(reply.call, reply.index, reply.caller, reply.keep, nil, 'start: ' .. ARGV[3])
-    failed = failed + 1
+    count_packed(fn, 'pending', 1 - reply.inputs)
+    deliver(reply.call, reply.index, reply.caller, reply.keep, nil, 'start: ' .. ARGV[3], nil, reply.inputs)
+    failed = failed + reply.inputs
   else
     stay[#stay + 1] = message
   end

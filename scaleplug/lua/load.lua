@@ -6,8 +6,8 @@ local out = {tostring(now())}
 for _, fn in ipairs(ARGV) do
   local stats = redis.call('HMGET', P .. 'stats:' .. fn, 'timed', 'microseconds')
   out[#out + 1] = {
-    redis.call('LLEN', P .. 'queue:' .. fn),
-    redis.call('ZCARD', P .. 'running:' .. fn),
+    pending_of(fn),
+    running_of(fn),
     redis.call('ZRANGE', P .. 'running:' .. fn, 0, 0, 'WITHSCORES')[2] or '',
     redis.call('ZRANGE', P .. 'idle:' .. fn, 0, -1, 'WITHSCORES'),
     redis.call('ZRANGE', P .. 'ready:' .. fn, 0, -1, 'WITHSCORES'),

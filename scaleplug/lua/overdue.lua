@@ -14,7 +14,11 @@ local function find(key, before, why)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', before, 'LIMIT', 0, 100)) do
     local owner = owner_of(id)
     if owner then
-      if why ~= 'cancel' then redis.call('HSET', P .. 'verdicts:' .. fn, id, why) end
+      -- Where inputs run one after the other, and others wait behind the one that runs, nobody knows which that is: they
+      -- run again, each alone.
+      local alone = redis.call('HEXISTS', P .. 'container:' .. owner, 'serial') == 0 or
+        redis.call('HLEN', P .. 'claims:' .. owner .. ':' .. epoch_of(owner)) == 1
+      if why ~= 'cancel' and alone then redis.call('HSET', P .. 'verdicts:' .. fn, id, why) end
       found[#found + 1] = owner
       found[#found + 1] = why
     else

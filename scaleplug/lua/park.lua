@@ -11,6 +11,7 @@ for _ = 1, tonumber(ARGV[3]) do
   if gone[caller] == nil then gone[caller] = redis.call('EXISTS', P .. 'caller:' .. caller) == 0 end
   if not gone[caller] then break end
   redis.call('RPOP', queue)
+  count_packed(fn, 'pending', -extra_of(message))
   park(fn, caller, message)
   parked = parked + 1
 end

@@ -31,6 +31,34 @@ local function epoch_of(container)
   return tonumber(redis.call('HGET', P .. 'container:' .. container, 'epoch') or '0')
 end
 
+-- The inputs that a message holds beyond its first: those of a pack. As json.dumps writes the header.
+local function extra_of(message)
+  local _, last = string.find(message, '"keep": 0, "pack": ', 1, true)
+  local inputs = last and tonumber(string.match(message, '^%d+', last + 1))
+  return inputs and inputs > 1 and inputs <= 1000 and inputs - 1 or 0 -- nobody has signed it
+end
+
+-- Packs come to (or leave) a place, 'pending' or 'running': a message each, so what they hold beyond that is counted.
+local function count_packed(fn, place, extra)
+  if extra ~= 0 and redis.call('HINCRBY', P .. 'packed:' .. fn, place, extra) <= 0 then
+    redis.call('HDEL', P .. 'packed:' .. fn, place)
+  end
+end
+
+-- The inputs in a place that has so many messages; an empty one has none, whatever has been counted.
+local function inputs_in(fn, place, messages)
+  if messages == 0 then return 0 end
+  return messages + tonumber(redis.call('HGET', P .. 'packed:' .. fn, place) or '0')
+end
+
+local function pending_of(fn)
+  return inputs_in(fn, 'pending', redis.call('LLEN', P .. 'queue:' .. fn))
+end
+
+local function running_of(fn)
+  return inputs_in(fn, 'running', redis.call('ZCARD', P .. 'running:' .. fn))
+end
+
 local drop_cancelled -- below
 
 -- Put back at the head of the queue what a container holds under one epoch. Inputs that were only being taken were not
@@ -42,8 +70,11 @@ local function give_back(fn, container, epoch, reason, blameless)
   local held = redis.call('HGETALL', claims)
   for i = 1, #held, 2 do
     local id = held[i]
+    local extra = extra_of(held[i + 1])
+    count_packed(fn, 'running', -extra)
     if not drop_cancelled(fn, id, held[i + 1]) then
       redis.call('RPUSH', queue, held[i + 1])
+      count_packed(fn, 'pending', extra)
       redis.call('ZREM', P .. 'running:' .. fn, id)
       local verdict = redis.call('HGET', P .. 'verdicts:' .. fn, id)
       if not verdict or string.sub(verdict, 1, 9) == 'streamed:' then
@@ -140,15 +171,19 @@ local function reply_in(message)
   if type(reply) ~= 'table' or type(reply.call) ~= 'string' or type(headers.id) ~= 'string' then return nil end
   local function whole(n, most) return type(n) == 'number' and n == n and math.max(0, math.min(math.floor(n), most)) or 0 end
   local caller = type(reply.caller) == 'string' and reply.caller or ''
-  return {call = reply.call, index = whole(reply.index, 2 ^ 53), caller = caller, keep = whole(reply.keep, 366 * 86400)}, headers.id
+  return {call = reply.call, index = whole(reply.index, 2 ^ 53), caller = caller, keep = whole(reply.keep, 366 * 86400),
+    inputs = extra_of(message) + 1}, headers.id
 end
 
 local function is_cancelled(call)
   return redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 or redis.call('HEXISTS', P .. 'call:' .. call, 'cancelled') == 1
 end
 
--- Store the outcome of an input where its caller looks for it; false when nobody needs it any more.
-local function deliver(call, index, caller, keep, payload, refused, large)
+local expiring = {}
+
+-- Store the outcome of an input where its caller looks for it; false when nobody needs it any more. `count` is how many
+-- inputs a reason is about, from that index on: those of a pack.
+local function deliver(call, index, caller, keep, payload, refused, large, count)
   local callers = {}
   if caller ~= '' then callers[1] = caller end
   if keep > 0 then
@@ -160,12 +195,13 @@ local function deliver(call, index, caller, keep, payload, refused, large)
   for _, who in ipairs(callers) do
     local inbox = P .. 'inbox:' .. who
     if refused then
-      redis.call('XADD', inbox, '*', 'c', call, 'i', index, 'e', refused)
+      redis.call('XADD', inbox, '*', 'c', call, 'i', index, 'e', refused, 'k', count or 1)
     else
       redis.call('XADD', inbox, '*', 'c', call, 'i', index, 'p', payload)
     end
     -- A caller that was paused finds it when it goes on; one that is gone leaves nothing behind for long.
-    if redis.call('TTL', inbox) < 0 then redis.call('EXPIRE', inbox, 3600) end
+    if not expiring[inbox] and redis.call('TTL', inbox) < 0 then redis.call('EXPIRE', inbox, 3600) end
+    expiring[inbox] = true
   end
   return true
 end
@@ -190,9 +226,9 @@ local function forget(fn, id)
   redis.call('ZREM', P .. 'cancelling:' .. fn, id)
 end
 
--- The call that an input belongs to: those of a map have a number behind it.
+-- The call that an input belongs to: those of a map have a number behind it, and packs of them how many they are.
 local function call_of(id)
-  return string.match(id, '^(.*):%d+$') or id
+  return string.match(id, '^(.*):%d+%+?%d*$') or id
 end
 
 -- End an input that some container held if its call is cancelled; false if it isn't.
@@ -202,7 +238,7 @@ drop_cancelled = function(fn, id, message)
   forget(fn, id)
   local reply = reply_in(message)
   if reply and reply.call == call then
-    deliver(call, reply.index, reply.caller, reply.keep, nil, 'cancelled')
+    deliver(call, reply.index, reply.caller, reply.keep, nil, 'cancelled', nil, reply.inputs)
   end
   return true
 end
@@ -218,9 +254,9 @@ local function put_off(fn, due, message)
   end
 end
 
-local function count_time(fn, microseconds)
+local function count_time(fn, microseconds, inputs)
   if microseconds == '' then return end
-  redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', 1)
+  redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', inputs or 1)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', microseconds)
 end
 
@@ -243,6 +279,7 @@ end
 local function drop_pending(fn, message, call, index, caller, keep)
   local id = string.match(message, '"id": "([^"]*)"')
   if id then forget(fn, id) end
+  count_packed(fn, 'pending', -extra_of(message))
   if keep > 0 then deliver(call, index, caller, keep, nil, 'cancelled') end
 end
 

@@ -15,6 +15,7 @@ while true do
   local id = string.match(message, '"id": "([^"]*)"')
   if id then redis.call('PERSIST', P .. 'argument:' .. id) end
   redis.call('RPUSH', P .. 'queue:' .. fn, message)
+  count_packed(fn, 'pending', extra_of(message))
   ring(fn)
   back = back + 1
 end

@@ -9,7 +9,20 @@ from scaleplug.store.callers import Callers
 from scaleplug.store.containers import Containers
 from scaleplug.store.control import Control
 from scaleplug.store.registered import Registered
-from scaleplug.store.states import Admission, Census, Claimed, End, FunctionState, Part, Record, Watched
+from scaleplug.store.states import (
+    Admission,
+    Census,
+    Claimed,
+    End,
+    Ended,
+    FunctionState,
+    Part,
+    Record,
+    Rest,
+    Split,
+    Turned,
+    Watched,
+)
 
 LEASE_SECONDS: Final = 4.0
 
@@ -19,10 +32,14 @@ __all__ = [
     "Census",
     "Claimed",
     "End",
+    "Ended",
     "FunctionState",
     "Part",
     "Record",
+    "Rest",
+    "Split",
     "Store",
+    "Turned",
     "Watched",
     "require_url",
 ]

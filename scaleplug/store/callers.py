@@ -31,7 +31,7 @@ class Callers(Scripts):
         super().__init__(client, keys)
         self._door = threading.BoundedSemaphore(DOORS)
 
-    def submit(  # what the script takes
+    def submit(  # noqa: PLR0913  # what the script takes
         self,
         function: str,
         messages: Sequence[str | bytes],
@@ -41,13 +41,16 @@ class Callers(Scripts):
         partial: bool = False,
         record: Record | None = None,
         drafts: Sequence[str] = (),
+        weights: Sequence[int] = (),
     ) -> Admission:
         """Check the limits and queue ``messages`` in one step; all or none, or as many as fit when ``partial``.
 
+        ``weights`` tells how many inputs each message holds, where some are packs;
         ``drafts`` names the large arguments of the first messages, with '' for those that have none.
         """
         spawned = record or Record("", 0)
-        args = (function, most_pending, most_total, int(partial), *spawned.arguments(), len(messages))
+        count = f"{len(messages)}:{','.join(map(str, weights))}" if weights else str(len(messages))
+        args = (function, most_pending, most_total, int(partial), *spawned.arguments(), count)
         return Admission(*(int(n) for n in self._admit("submit", *args, *_packed(messages), drafts=drafts)))
 
     def submit_part(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import redis
+
 from scaleplug.store.scripts import Scripts, as_text
-from scaleplug.store.states import Claimed, End, Part
+from scaleplug.store.states import Claimed, End, Ended, Part, Split, Turned
 
 
 class Containers(Scripts):
@@ -84,6 +86,45 @@ class Containers(Scripts):
         drafts = [draft] if draft else ()
         return bool(self._run("finish", container, epoch, function, input_id, *how, drafts=drafts))
 
+    def turn(  # noqa: PLR0913  # what the script takes
+        self, container: str, epoch: int, function: str, timeout: float, *,
+        version: str = "", most: int, ended: Sequence[Ended] = (), link: Any = None,
+    ) -> Turned:  # fmt: skip
+        """Hand back what has ended and claim up to ``most`` inputs; ``link`` is a connection to do it on."""
+        args: list[Any] = [container, epoch, function, timeout, version, most, len(ended)]
+        for end in ended:
+            args += (end.id, end.inputs, *_finish_arguments(end.seconds, end.failed, end.reply, end.outcome))
+        script, found = self._script("turn"), None
+        if link is not None:
+            try:
+                link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+                found = link.read_response(disable_decoding=True)
+            except redis.exceptions.NoScriptError:
+                found = None
+        if found is None:
+            found = script(keys=[self.keys.prefix], args=args)
+        owned, ours, *rows = found
+        claimed = [(bytes(row[0]), _claimed((b"ok", *row[1:]))) for row in rows]
+        return Turned([each == 49 for each in owned], not int(ours), claimed)  # b"1"
+
+    def split(self, container: str, epoch: int, function: str, split: Split) -> bool:
+        """Take a pack apart; False when the container no longer owns it."""
+        end, run = split.ended, split.running
+        seconds, failed, call, index, caller, _, outcome = _finish_arguments(
+            end.seconds, end.failed, end.reply, end.outcome
+        )
+        args: list[Any] = [container, epoch, function, end.id, end.inputs, seconds, failed]
+        args += (call, index, caller, outcome)
+        args += ("", "", "") if run is None else (run.id, run.message, split.seconds_left)
+        for each in split.rest:
+            args += (each.id, each.attempts, each.crash, each.message)
+        return bool(self._run("split", *args))
+
+    def requeue_many(self, container: str, function: str, held: Sequence[tuple[int, str]]) -> list[bool]:
+        """Do what :meth:`requeue` does for several, (epoch, id) of each, the last one first: they keep their order."""
+        rows = [((container, epoch, function, input_id), "") for epoch, input_id in reversed(held)]
+        return [bool(done) for done in self._run_many("requeue", rows)][::-1]
+
     def retry(
         self, container: str, epoch: int, function: str, input_id: str, *,
         delay: float, seconds: float | None, reply: Mapping[str, Any],
@@ -142,7 +183,7 @@ def _claimed(result: Sequence[Any]) -> Claimed:
 
 
 def _finish_arguments(
-    seconds: float | None, failed: bool, reply: Mapping[str, Any], outcome: bytes | None
+    seconds: float | None, failed: int, reply: Mapping[str, Any], outcome: bytes | None
 ) -> tuple[Any, ...]:
     microseconds = "" if seconds is None else int(seconds * 1e6)
     where = (reply.get("call", ""), int(reply.get("index", 0)), reply.get("caller", ""), int(reply.get("keep", 0)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,64 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """What :meth:`Store.turn` hands back: an input, or a pack of ``inputs`` of which some ``failed``."""
+
+    id: str
+    seconds: float | None
+    failed: int
+    reply: Mapping[str, Any]
+    outcome: bytes | None
+    inputs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """What :meth:`Store.turn` says: which inputs were the container's still, and what it has claimed.
+
+    ``stale``: it has been let go, or its connection has begun a new epoch.
+    """
+
+    owned: Sequence[bool]
+    stale: bool
+    claimed: Sequence[tuple[bytes, Claimed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """An input of a pack that is taken apart, or a smaller pack: attempts it has had, how its container died."""
+
+    id: str
+    message: bytes
+    attempts: int = 0
+    crash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What :meth:`Store.split` does with a pack: the inputs that have ended, the one that runs, the others."""
+
+    ended: Ended
+    """Those that have ended; its id is the pack's."""
+    running: Rest | None = None
+    seconds_left: float = 0.0
+    """Of the timeout of the one that runs."""
+    rest: Sequence[Rest] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """What :meth:`Store.submit` says: inputs accepted, and what was pending and running before."""
+    """What :meth:`Store.submit` says: inputs accepted, and what was pending and running before.
+
+    And what is known of the function: inputs that were timed, the microseconds they took, its containers.
+    """
 
     accepted: int
     pending: int
     running: int
+    timed: int = 0
+    microseconds: int = 0
+    containers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

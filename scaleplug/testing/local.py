@@ -197,7 +197,19 @@ class LocalRun:
             if not waiting:
                 self._open.pop(call, None)
 
-    def send(self, function: FunctionRef, call: str, inputs: Sequence[Input], *, kind: CallKind) -> int:
+    def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:  # noqa: ARG002  # no messages
+        """See :class:`scaleplug.abc.Caller`."""
+        return 1
+
+    def send(
+        self,
+        function: FunctionRef,
+        call: str,
+        inputs: Sequence[Input],
+        *,
+        kind: CallKind,
+        pack: int = 1,  # noqa: ARG002  # each runs by itself here
+    ) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         assert isinstance(function, Function)
         function = self._here(function)
@@ -311,6 +323,10 @@ class LocalRun:
             running = sum(item.function.full_name == function for item in self._running)
         containers = -(-running // max_inputs)
         return FunctionStats(pending, containers, running, containers * max_inputs - running)
+
+    def open_pack(self, call: str, event: Event) -> list[tuple[int, bytes]]:
+        """See :class:`scaleplug.abc.Caller`; nothing comes packed here."""
+        raise ExecutionError(f"a packed end of {call} in a local run: {event.index}")
 
     def read(self, call: str, event: Event) -> tuple[bool, Any]:
         """See :class:`scaleplug.abc.Caller`."""

@@ -38,11 +38,13 @@ from scaleplug.store import Store
 from scaleplug.transport import Transport
 from scaleplug.worker.copies import mark_copy
 from scaleplug.worker.event_loop import EventLoop
+from scaleplug.worker.fast import Fast
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
 from scaleplug.worker.leaving import Deadline, Leaving
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.runner import Body, Runner
 from scaleplug.worker.spares import Boot
+from scaleplug.worker.turns import Turns
 from scaleplug.worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -275,7 +277,14 @@ class Container:
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""
         worker, consumer = self.worker, self.worker.consumer
-        consumer.connection.transport.intake = intake
+        transport = consumer.connection.transport
+        transport.intake = intake
+        if not self.registration.settings.concurrent and self.registration.settings.max_batch_size is None:
+            turns = Turns(intake, self.runner, Fast(self.tasks, self.runner, consumer), transport.deliver)
+            # One that is to take one input, or may crash only once, has nothing beside it.
+            turns.lists = self.config.max_attempts > 1 and not self.registration.settings.single_use_containers
+            turns.fast.packed_events = bool(self.config.packed_events)
+            intake.runs_packs, transport.go = turns.lists, turns.go
         try:
             loops.synloop(*consumer.loop_args())
         except SystemExit as exc:  # WorkerShutdown
@@ -324,7 +333,7 @@ class Container:
                 continue
             order, _, subject = found[1].decode(errors="replace").partition(" ")
             if order == "cancel":
-                self.runner.cancel(subject)
+                self.runner.cancel(*subject.split("\n"))
             elif order == "slots" and subject.isdecimal() and len(subject) < 10:
                 self.intake.set_slots(int(subject))
 

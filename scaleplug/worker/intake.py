@@ -32,7 +32,8 @@ from scaleplug.patience import passes
 from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.settings import MAX_PAYLOAD
 from scaleplug.silence import silent_since
-from scaleplug.store import Claimed, End, Store
+from scaleplug.store import Claimed, End, Ended, Store, Turned
+from scaleplug.worker.packs import break_up
 from scaleplug.worker.payloads import Payloads
 from scaleplug.worker.reading import UNREADABLE, RefusedError, read_message, reply_of, version_of
 from scaleplug.worker.spares import Boot
@@ -76,12 +77,16 @@ class Claim:
     """The reference to its arguments, where they are kept apart."""
     draft: str = ""
     """The name of its outcome, where that is."""
+    payload: bytes = b""
+    """What was signed, verified."""
+    begun: float | None = None
+    """When it began, where it may have waited for its turn in the container."""
 
 
 class Intake:
     """The intake of one container."""
 
-    def __init__(  # noqa: PLR0913  # what a container knows
+    def __init__(  # noqa: PLR0913, PLR0915  # what a container knows
         self,
         store: Store,
         keyring: Keyring,
@@ -100,6 +105,8 @@ class Intake:
         self.queue = store.keys.queue(function)
         self.claims: dict[str, Claim] = {}
         self.by_id: dict[str, Claim] = {}
+        self.runs_packs = False
+        """Whether the inputs of a pack run here one after the other; else each becomes a message of its own."""
         self.payloads = Payloads(Blobs(store, keyring, MAX_PAYLOAD))
         self.epoch = 0
         self.draining = False
@@ -178,7 +185,8 @@ class Intake:
             self.store.client.client_kill_filter(_id=self._client_id)
         self._link = None
 
-    def _reconnect(self) -> None:
+    def reconnect(self) -> None:
+        """Begin a new epoch, or end the process."""
         deadline, pause = time.monotonic() + self.give_up, 0.05
         self.store.client.connection_pool.disconnect(inuse_connections=False)  # each would take long to find out
         while True:
@@ -207,6 +215,10 @@ class Intake:
         """Return the next claimed message, or ``None`` after ``timeout`` seconds or a call of :meth:`wake`."""
         if self._claimed:
             return self._claimed.popleft()
+        return self.take_and(self._claim_with_others, timeout)
+
+    def take_and(self, claim: Callable[[bytes], T], timeout: float) -> T | None:
+        """Wait for a message and return what ``claim`` makes of it; it lies in the transit list until then."""
         if self.draining:
             return None
         if (len(self.claims) >= self.slots or self._leave_alone()) and not self._asked:  # an answer is always awaited
@@ -214,28 +226,28 @@ class Intake:
             return None
         try:
             raw = self._wait(timeout)
-            return None if raw is None else self._claim_with_others(raw)
+            return None if raw is None else claim(raw)
         except LOST as exc:
             logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
-            self._reconnect()
+            self.reconnect()
             return None
         except redis.exceptions.OutOfMemoryError:
-            return self._take_without_memory()
+            return self._take_without_memory(claim)
         except redis.exceptions.ResponseError as exc:
             if not passes(exc):
                 raise
             logger.error("Redis takes no writes (%s): waiting until it does", exc)
-            self._reconnect()  # what was taken, and not claimed or not known to be, goes back
+            self.reconnect()  # what was taken, and not claimed or not known to be, goes back
             return None
 
-    def _take_without_memory(self) -> dict[str, Any] | None:
+    def _take_without_memory(self, claim: Callable[[bytes], T]) -> T | None:
         # Redis refuses the blocking take, but not a script that is allowed to: running what is there frees memory.
         self._asked = 0.0
         raws = self.store.take_many(self.container, self.epoch, self.function, 1)
         if not raws:
             self._sleep([], 0.5)
             return None
-        return self._claim(raws[0])
+        return claim(raws[0])
 
     def _wait(self, timeout: float) -> bytes | None:
         link = self._link
@@ -262,7 +274,7 @@ class Intake:
 
     def _claim_with_others(self, raw: bytes) -> dict[str, Any] | None:
         """Claim a message, and as many more as there are and fit: one step for all of them costs little."""
-        message, alone = self._claim(raw), self._keeps_free
+        message, alone = self.claim(raw), self._keeps_free
         self._keeps_free = False
         if message is None or not self.bulk:
             return message
@@ -296,20 +308,21 @@ class Intake:
         try:
             messages = [read_message(raw, self.function, self.tasks, self.keyring) for raw in raws]
         except RefusedError:
-            found = [self._claim(raw) for raw in raws]  # one by one, and what is refused is set aside
+            found = [self.claim(raw) for raw in raws]  # one by one, and what is refused is set aside
             return [message for message in found if message is not None]
         rows = [(message["headers"]["id"], reply_of(message)) for message in messages]
         asked = [(i, reply | {"version": version_of(m)}) for (i, reply), m in zip(rows, messages, strict=True)]
         where = (self.container, self.epoch, self.function)
         claimed = self.store.begin_many(*where, self.timeout, asked, self.version)
         if any(each.status == "stale" for each in claimed):
-            self._reconnect()
+            self.reconnect()
             return []
-        return [
-            self._hold(message, reply, each)
+        held = [
+            self.hold(message, reply, each)
             for message, (_, reply), each in zip(messages, rows, claimed, strict=True)
             if each.status == "ok"
         ]
+        return [message for message in held if message is not None]
 
     def take_batch(self, most: int, until: float) -> list[dict[str, Any]]:
         """Return up to ``most`` more claimed messages, waiting for them until the monotonic time ``until``."""
@@ -324,14 +337,14 @@ class Intake:
                 messages += self._claim_many(raws)
             except LOST as exc:
                 logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
-                self._reconnect()
+                self.reconnect()
                 break
             except redis.exceptions.OutOfMemoryError:
                 break
             except redis.exceptions.ResponseError as exc:
                 if not passes(exc):
                     raise
-                self._reconnect()
+                self.reconnect()
                 break
             if not raws and time.monotonic() >= until:
                 break
@@ -363,11 +376,12 @@ class Intake:
         self.slots = max(1, min(slots, self.most_slots))
         self.wake()
 
-    def _claim(self, raw: bytes) -> dict[str, Any] | None:
+    def claim(self, raw: bytes) -> dict[str, Any] | None:
+        """Claim the message that was just taken."""
         try:
             message = read_message(raw, self.function, self.tasks, self.keyring)
         except RefusedError as refused:
-            self._refuse(raw, str(refused))
+            self.refuse(raw, str(refused))
             return None
         headers, reply = message["headers"], reply_of(message)
         claimed = self.store.begin(
@@ -378,12 +392,25 @@ class Intake:
             self.draining = self.outdated = True
             self.on_outdated()
         if claimed.status == "stale":  # it was put back: this container has been let go, or found dead by mistake
-            self._reconnect()
+            self.reconnect()
             return None
-        return self._hold(message, reply, claimed) if claimed.status == "ok" else None
+        return self.hold(message, reply, claimed) if claimed.status == "ok" else None
 
-    def _hold(self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed) -> dict[str, Any]:
-        """Note that the container holds an input."""
+    def turn(self, most: int, ended: Sequence[Ended]) -> Turned:
+        """Hand back inputs that have ended and claim up to ``most`` more; for the consumer's thread."""
+        link = self._link if not self._asked else None
+        return self.store.turn(
+            self.container, self.epoch, self.function, self.timeout,
+            version=self.version, most=most, ended=ended, link=link,
+        )  # fmt: skip
+
+    def hold(
+        self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed, *, fetch: bool = True
+    ) -> dict[str, Any] | None:
+        """Note that the container holds an input; ``None`` if that was a pack, and its inputs are to run alone.
+
+        ``fetch`` brings its arguments, where they are large.
+        """
         headers = message["headers"]
         # A redelivered message carries its publisher's tag again.
         tag = f"{headers['id']}/{claimed.retried}.{claimed.attempt}"
@@ -399,14 +426,23 @@ class Intake:
             retried=claimed.retried, task=headers["task"],
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
+        claim.payload = message.pop("payload", b"")
         if self._first_taken == 0.0:
             self._first_taken = time.monotonic()
         claim.large = message.pop("large", b"")
-        if claim.large:
-            self.insist(lambda: self.payloads.fetch(claim.large))
+        if reply.get("pack") and (not self.runs_packs or claim.attempt > 1 or claim.verdict):
+            break_up(self, claim, message)
+            return None
+        if claim.large and fetch:
+            self.fetch(claim)
         return message
 
-    def _refuse(self, raw: bytes, reason: str) -> None:
+    def fetch(self, claim: Claim) -> None:
+        """Bring the large arguments of an input."""
+        self.insist(lambda: self.payloads.fetch(claim.large))
+
+    def refuse(self, raw: bytes, reason: str) -> None:
+        """Set the message aside that was just taken."""
         logger.error("a message on the queue of %s is set aside: %s", self.function, reason)
         try:
             reply = reply_of(json.loads(raw))
@@ -425,12 +461,12 @@ class Intake:
         try:
             self.insist(lambda: self._finish(claim))
         finally:
-            self._drop(claim)
+            self.drop(claim)
 
     def finish_many(self, claims: Sequence[Claim]) -> None:
         """Acknowledge inputs that have ended, in one step; one that is put off goes when Celery says so."""
         ended = [claim for claim in claims if claim.retry_in is None and claim.tag in self.claims]
-        left = [(claim, self._seconds(claim)) for claim in ended]
+        left = [(claim, self.seconds_of(claim)) for claim in ended]
 
         def finish() -> None:
             epochs = [claim.epoch for claim, _ in left]
@@ -442,7 +478,7 @@ class Intake:
             left[:] = [
                 each
                 for each, epoch, ours in zip(left, epochs, owned, strict=True)
-                if not ours and not self._is_current(each[0], epoch)
+                if not ours and not self.is_current(each[0], epoch)
             ]
 
         try:
@@ -450,17 +486,17 @@ class Intake:
                 self.insist(finish)
         finally:
             for claim in ended:
-                self._drop(claim)
+                self.drop(claim)
 
     def under_epoch(self, claim: Claim, action: Callable[[int], T], refused: Callable[[T], bool]) -> T:
         """Do what is refused under an old epoch, with the claim's; again, if a new one has begun meanwhile."""
         while True:
             epoch = claim.epoch
             result = action(epoch)
-            if not refused(result) or self._is_current(claim, epoch, told=False):
+            if not refused(result) or self.is_current(claim, epoch, told=False):
                 return result
 
-    def _is_current(self, claim: Claim, epoch: int, *, told: bool = True) -> bool:
+    def is_current(self, claim: Claim, epoch: int, *, told: bool = True) -> bool:
         """Return whether a claim that was not found under ``epoch`` isn't under another: then it is lost."""
         with self._connecting:
             current = claim.epoch == epoch
@@ -468,9 +504,9 @@ class Intake:
             logger.warning("input %s belongs to another container now: its outcome here is dropped", claim.id)
         return current
 
-    def _seconds(self, claim: Claim) -> float | None:
+    def seconds_of(self, claim: Claim) -> float | None:
         """Return how long an input took, ``None`` where that is no guide."""
-        seconds = time.monotonic() - claim.taken
+        seconds = time.monotonic() - (claim.begun or claim.taken)
         cold, self._cold = self._cold, False
         if claim.verdict == "timeout":
             return None  # it only heard the verdict here
@@ -478,7 +514,7 @@ class Intake:
         return None if cold and seconds < COLD_SECONDS else seconds
 
     def _finish(self, claim: Claim) -> None:
-        seconds = self._seconds(claim)
+        seconds = self.seconds_of(claim)
 
         def finish(epoch: int) -> bool:
             where = (self.container, epoch, self.function, claim.id)
@@ -513,7 +549,7 @@ class Intake:
                 )
             )
         finally:
-            self._drop(claim)
+            self.drop(claim)
 
     def owns(self, claim: Claim) -> bool:
         """Return whether this container still owns an input."""
@@ -534,7 +570,7 @@ class Intake:
             except LOST as exc:
                 logger.warning("the connection to Redis was lost (%s): trying again", type(exc).__name__)
                 if threading.get_ident() == self._consumer:
-                    self._reconnect()
+                    self.reconnect()
                     continue
                 # The consumer alone begins a new epoch; its claims are found under that.
                 self._lost_since = self._lost_since or time.monotonic()
@@ -551,15 +587,24 @@ class Intake:
                 self._lost_since = 0.0
                 return
 
-    def _drop(self, claim: Claim) -> None:
+    def drop(self, claim: Claim) -> None:
+        """Forget an input that has been handed back."""
+        self.forget(claim)
+        self.wake()
+        self.check_idle()
+
+    def forget(self, claim: Claim) -> None:
+        """Forget an input, and wake nobody."""
         self.claims.pop(claim.tag, None)
         self.by_id.pop(claim.id, None)
         self.payloads.forget(claim.large)
-        self.wake()
         if self._first_taken:
             taken, self._first_taken = self._first_taken, None
             with contextlib.suppress(*LOST, RedisError):
                 self.store.note_first(self.container, time.monotonic() - taken)
+
+    def check_idle(self) -> None:
+        """Tell when the last claim has been handed back."""
         if not self.claims:
             self.on_idle()
 

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from scaleplug.errors import SerializationError
+from scaleplug.packing import PACK, pack_id
 from scaleplug.serializer import APART, CONTENT_TYPE, INPUT, Keyring, input_context
 
 JSON_TYPES = ("application/json", "application/x-json")
@@ -26,7 +27,8 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
     """Return the parsed message, or raise RefusedError; nothing in it is unpickled here."""
     try:
         message = json.loads(raw)
-        message.pop("large", None)  # what is there later has been verified
+        for own in ("large", "payload"):  # what is there later has been verified
+            message.pop(own, None)
         headers, properties = message["headers"], message["properties"]
         task, input_id, content_type = headers["task"], headers["id"], message["content-type"]
         body = base64.b64decode(message["body"]) if properties.get("body_encoding") == "base64" else message["body"]
@@ -46,9 +48,10 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
             payload = keyring.unseal(INPUT, input_context(task, input_id, function), sealed)
             if payload[:1] == APART:
                 message["large"] = payload
+            message["payload"] = payload
         except SerializationError as exc:
             raise RefusedError(str(exc)) from None
-        _check_reply(reply_of(message), input_id, headers)
+        _check_reply(reply_of(message), input_id, headers, packed=payload[:1] == PACK)
     elif content_type in JSON_TYPES:
         headers.pop("scaleplug", None)  # unsigned: its result is Celery's to store, and nobody's outcome
         _check_plain(body)
@@ -57,11 +60,15 @@ def read_message(raw: bytes, function: str, tasks: Collection[str], keyring: Key
     return _complete(message)
 
 
-def _check_reply(reply: dict[str, Any], input_id: str, headers: dict[str, Any]) -> None:
+def _check_reply(reply: dict[str, Any], input_id: str, headers: dict[str, Any], *, packed: bool) -> None:
     """Refuse an outcome that is asked for under another name than the one that was signed."""
+    if packed != ("pack" in reply):
+        raise RefusedError("it is a pack and doesn't say so, or the other way round")
     if not reply:
         return
     alone = input_id == reply["call"] and reply["index"] == 0
+    if packed:
+        alone = input_id == pack_id(reply["call"], reply["index"], reply["pack"]) and not reply["keep"]
     if not alone and input_id != f"{reply['call']}:{reply['index']}":
         where = f"{reply['call']!r}, input {reply['index']}"
         raise RefusedError(f"its outcome is asked for under {where}, and it was signed for {input_id!r}")
@@ -125,6 +132,7 @@ def reply_of(message: Any) -> dict[str, Any]:
         "caller": str(reply.get("caller", "")),
         "index": _within(reply.get("index"), 1 << 53),
         "keep": _within(reply.get("keep"), LONGEST_KEEP),
+        **({"pack": reply["pack"]} if reply.get("pack") and isinstance(reply["pack"], int) else {}),
     }
 
 

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from celery import current_task
@@ -38,8 +39,8 @@ from scaleplug.worker.runs import Run
 logger = logging.getLogger(__name__)
 
 CELERYS_OWN = (Ignore, Reject, Retry)
-OWN_FILES = (__file__, streams.__file__)
-ORDERS_KEPT = 100
+OWN_FILES = (__file__, streams.__file__, str(Path(__file__).with_name("packed.py")))
+ORDERS_KEPT = 1_000
 """Orders to cancel that are kept for inputs still on their way through Celery."""
 
 
@@ -77,7 +78,8 @@ class Runner:
         self._orders_kept = ORDERS_KEPT + 2 * settings.max_inputs
         self._batch: dict[str, Claim] = {}
         """The inputs of the batch that runs, but for those that were cancelled."""
-        self._main_run: Run | None = None
+        self.main_run: Run | None = None
+        """What the signal to cancel interrupts."""
         self.__name__ = self.title = "function"
 
     def attach(self, intake: Intake, keyring: Keyring) -> None:
@@ -91,9 +93,13 @@ class Runner:
         """Run one input."""
         claim, body = self._current_claim(), self.bodies[current_task.name]
         if claim is None:  # Celery called it in this process (eager)
-            return self._call(None, body, args, kwargs)
+            return self.call(None, body, args, kwargs)
+        return self.run(claim, body, args, kwargs)
+
+    def run(self, claim: Claim, body: Body, args: Any, kwargs: Any) -> Any:
+        """Run one input that this container holds, and settle how it ends; raises what Celery is to be told."""
         try:
-            self.check_verdict(claim, current_task.name)
+            self.check_verdict(claim, claim.task)
             if self.settings.max_batch_size is not None:
                 value = self._attempt_batch(claim, body, args, kwargs)
             else:
@@ -117,16 +123,16 @@ class Runner:
         run = self.open_run(claim, body)
         try:
             if run.in_main_thread:
-                self._main_run = run
+                self.main_run = run
             if self.was_cancelled(claim.id):
                 raise InputCancellation
             with _running(claim):
-                value = self._call(run, body, args, kwargs)
+                value = self.call(run, body, args, kwargs)
         except BaseException:
             self.check_interrupted(run)
             raise
         finally:
-            self._main_run = None
+            self.main_run = None
             self.close_run(run)
         self.check_interrupted(run)
         return value
@@ -182,7 +188,7 @@ class Runner:
         return members
 
     def open_run(self, claim: Claim, body: Body) -> Run:
-        """Begin an input: from here on it can be interrupted."""
+        """Begin an input, or a pack of them: from here on it can be interrupted."""
         run = Run(claim, body.is_async, kill=self.killer() if self.killer is not None else None)
         if not run.in_main_thread:  # one of several in this container: the others should not have to go with it
             run.deadline = claim.taken + self.settings.timeout
@@ -219,7 +225,8 @@ class Runner:
         self.check_interrupted(run)
         return value
 
-    def _call(self, run: Run | None, body: Body, args: Any, kwargs: Any) -> Any:
+    def call(self, run: Run | None, body: Body, args: Any, kwargs: Any) -> Any:
+        """Call the function, whatever kind it is of."""
         function = partial(self._stream, run, body) if body.is_generator else body.raw
         if not body.is_async:
             return function(*args, **kwargs)
@@ -236,7 +243,7 @@ class Runner:
             if run.interrupted:
                 coroutine.close()
                 raise InputCancellation
-            with _running(run.claim):  # here too: asyncio's runner keeps the context of its first input
+            with _running(run.claim, run.input_id):  # here too: asyncio's runner keeps the context of its first input
                 return await coroutine
         finally:
             run.task = None
@@ -336,7 +343,7 @@ class Runner:
         claim.failed = True
         if claim.reply:
             context = f"{claim.reply['call']}|{claim.reply['index']}"
-            exc.__traceback__ = _own_frames_off(exc)
+            exc.__traceback__ = own_frames_off(exc)
             payloads = self.intake.payloads
             self.intake.insist(lambda: payloads.settle_failure(claim, context, exc))
         elif not self.intake.owns(claim):
@@ -344,18 +351,20 @@ class Runner:
 
     # -- cancelling ------------------------------------------------------------------------------------------------
 
-    def cancel(self, input_id: str) -> None:
-        """Interrupt an input if it runs now, or when it is about to; for the thread that hears orders."""
-        self._cancelled[input_id] = None  # first: the order may come before the input, which Redis has given already
+    def cancel(self, *input_ids: str) -> None:
+        """Interrupt inputs that run now, or when they are about to; for the thread that hears orders."""
+        # First: the order may come before the input, which Redis has given already.
+        self._cancelled.update(dict.fromkeys(input_ids))
         while len(self._cancelled) > self._orders_kept:
             del self._cancelled[next(iter(self._cancelled))]
-        run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
-        if run is not None:
-            run.interrupt("cancel")
+        for input_id in input_ids:
+            run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
+            if run is not None:
+                run.interrupt("cancel")
 
     def _leave_batch(self, input_id: str) -> Run | None:
         """Take an input out of the batch that runs, and return the run if nobody is left who wants a result."""
-        claim, run = self._batch.pop(input_id, None), self._main_run
+        claim, run = self._batch.pop(input_id, None), self.main_run
         if claim is None or run is None or not self._batch:
             return run
         assert self.intake is not None
@@ -368,17 +377,17 @@ class Runner:
         return input_id in self._cancelled
 
     def _on_cancel_signal(self, *_: Any) -> None:
-        run = self._main_run
+        run = self.main_run
         if run is not None and run.interrupted:
             raise InputCancellation
 
 
-def _running(claim: Claim) -> AbstractContextManager[None]:
-    return running(claim.id, claim.reply.get("call") or claim.id)
+def _running(claim: Claim, input_id: str = "") -> AbstractContextManager[None]:
+    return running(input_id or claim.id, claim.reply.get("call") or claim.id)
 
 
-def _own_frames_off(exc: BaseException) -> Any:
-    """Return the traceback without this file's frames at its outer end."""
+def own_frames_off(exc: BaseException) -> Any:
+    """Return the traceback without this package's frames at its outer end."""
     traceback = exc.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         if traceback.tb_frame.f_code.co_filename not in OWN_FILES:

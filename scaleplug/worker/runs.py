@@ -27,6 +27,8 @@ class Run:
     task: asyncio.Task[Any] | None = None
     deadline: float | None = None
     """Monotonic time at which it is interrupted from inside; ``None`` where it is only killed from outside."""
+    input_id: str = ""
+    """Which input of a pack it is just now."""
     kill: Callable[[], object] | None = None
     """What interrupts it in a green thread."""
     _gate: threading.Lock = field(default_factory=threading.Lock)

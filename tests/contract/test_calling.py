@@ -460,7 +460,7 @@ def test_a_failed_map_cancels_the_rest(side: Side, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 is wrong"):
         list(f.note_or_fail.map([tmp_path] * count, range(count), [3] * count))
     settle(side, f.note_or_fail)
-    assert begun(tmp_path) <= {"0", "1", "2", "3", "4"}
+    assert len(begun(tmp_path)) <= count / 2  # some follow within the moment until the container is told
 
 
 def test_leaving_a_map_early_cancels_what_is_left(side: Side, tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ class ScriptedCaller:
         self.cancelled: list[str] = []
         self.outstanding = self.most_outstanding = 0
 
+    def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
+        return 1
+
     def open(self, call: str, put: Callable[[Event], object]) -> None:
         self.put = put
 

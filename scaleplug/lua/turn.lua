@@ -1,0 +1,125 @@
+#!lua flags=allow-oom
+-- Hand back inputs that have ended, and claim what comes next, in one step. For containers that run one after the other.
+-- ARGV: container, epoch, fn, timeout, version of the container's code, most inputs to claim, number of ended ones, then for
+--       each of these: id, inputs it held (of a pack: those that have ended), microseconds ('' to leave the service time alone), how many
+--       failed, call, index, caller, keep, outcome ('' for none).
+-- Returns {a '1' or '0' for each ended one: whether it was this container's still, 1 if this container is to take more, then
+--       for each claimed one {message, attempt, verdict or '', crash or '', times retried}}. What was only taken (see
+--       take.lua, BLMOVE) comes first, and is looked at in the same way. What can't be claimed here stays where it is.
+local container, epoch, fn, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6])
+local claims, transit, queue = P .. 'claims:' .. container .. ':' .. epoch, P .. 'transit:' .. container .. ':' .. epoch, P .. 'queue:' .. fn
+local owned, at = {}, 8
+local ids, ended, failed, inner, timed, microseconds = {}, 0, 0, 0, 0, 0
+
+for i = 1, tonumber(ARGV[7]) do
+  local id, inputs = ARGV[at], tonumber(ARGV[at + 1])
+  if redis.call('HDEL', claims, id) == 0 then
+    owned[i] = '0'
+  else
+    owned[i] = '1'
+    ids[#ids + 1] = id
+    ended, failed = ended + inputs, failed + tonumber(ARGV[at + 3])
+    inner = inner + tonumber(string.match(id, ':%d+%+(%d+)$') or '1') - 1
+    if ARGV[at + 2] ~= '' then timed, microseconds = timed + inputs, microseconds + ARGV[at + 2] end
+    if ARGV[at + 8] ~= '' then
+      deliver(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 7]), ARGV[at + 8], nil, nil)
+    end
+  end
+  at = at + 9
+end
+if #ids > 0 then
+  redis.call('ZREM', P .. 'running:' .. fn, unpack(ids))
+  redis.call('ZREM', P .. 'cancelling:' .. fn, unpack(ids))
+  for _, kind in ipairs({'attempts:', 'verdicts:', 'crashes:', 'retries:'}) do
+    redis.call('HDEL', P .. kind .. fn, unpack(ids))
+  end
+  for i, id in ipairs(ids) do ids[i] = P .. 'argument:' .. id end
+  redis.call('UNLINK', unpack(ids))
+  count_packed(fn, 'running', -inner)
+  redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', ended)
+  if timed > 0 then count_time(fn, string.format('%.0f', microseconds), timed) end
+  if failed > 0 then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', failed) end
+end
+
+local out = {table.concat(owned), 1}
+if most > 0 and epoch_of(container) ~= tonumber(epoch) then
+  out[2] = 0
+  most = 0
+end
+
+-- What many messages have in common is looked up once.
+local seen = {}
+local function once(what, name, find)
+  local key = what .. name
+  if seen[key] == nil then seen[key] = find(name) end
+  return seen[key]
+end
+local function lives(caller)
+  return redis.call('EXISTS', P .. 'caller:' .. caller) == 1
+end
+local function newer(version)
+  return version == redis.call('HGET', P .. 'versions', fn)
+end
+
+local crashes, retries = most > 0 and redis.call('EXISTS', P .. 'crashes:' .. fn) == 1, nil
+if most > 0 then retries = redis.call('EXISTS', P .. 'retries:' .. fn) == 1 end
+local held, deadlines, taken, bytes, claimed = {}, {}, 0, 0, {}
+local out_of_queue, now_running, from, deadline = 0, 0, transit, now() + tonumber(ARGV[4])
+local looked = 0 -- at those of cancelled calls too: there may be a million
+while taken < most and bytes < 4000000 and looked < 500 do
+  looked = looked + 1
+  local message = from == transit and redis.call('LINDEX', transit, 0)
+  if not message then message, from = redis.call('LINDEX', queue, -1), queue end
+  if not message then break end
+  local _, last = string.find(message, '"scaleplug": {"call": "', 1, true)
+  local call, index, caller, keep, rest
+  if last then call, index, caller, keep, rest = string.match(message, '^([^"]*)", "index": (%d+), "caller": "([^"]*)", "keep": (%d+)([^}]*)}', last + 1) end
+  local _, id_at = string.find(message, '"id": "', 1, true)
+  local id = call and id_at and string.match(message, '^([^"]*)"', id_at + 1)
+  -- Not made by a caller of ours: nobody has signed these numbers.
+  if not id or #index > 15 or #keep > 8 then break end
+  local extra = extra_of(message)
+  local version = string.match(rest, '"version": "([^"]*)"') or ''
+  if #claimed > 0 and taken + extra + 1 > most then break end
+  if version ~= '' and version ~= ARGV[5] and once('v', version, newer) then break end
+  local attempt = redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1)
+  if attempt > 1 and #claimed > 0 then -- it may be to blame for a crash: it comes alone
+    redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
+    break
+  end
+  if from == transit then redis.call('LPOP', transit) else redis.call('RPOP', queue) end
+  out_of_queue = out_of_queue + extra
+  if once('c', call, is_cancelled) then
+    forget(fn, id)
+    deliver(call, index, caller, tonumber(keep), nil, 'cancelled', nil, extra + 1)
+  elseif caller ~= '' and not once('l', caller, lives) then
+    redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
+    park(fn, caller, message)
+  else
+    local verdict, crash, retried = '', '', 0
+    if attempt > 1 then
+      verdict = redis.call('HGET', P .. 'verdicts:' .. fn, id) or ''
+    end
+    if crashes then crash = redis.call('HGET', P .. 'crashes:' .. fn, id) or '' end
+    if retries then retried = tonumber(redis.call('HGET', P .. 'retries:' .. fn, id) or '0') end
+    claimed[#claimed + 1] = {message, attempt, verdict, crash, retried}
+    held[#held + 1] = id
+    held[#held + 1] = message
+    deadlines[#deadlines + 1] = deadline
+    deadlines[#deadlines + 1] = id
+    taken, bytes, now_running = taken + 1 + extra, bytes + #message, now_running + extra
+    if attempt > 1 then break end
+  end
+end
+count_packed(fn, 'pending', -out_of_queue)
+count_packed(fn, 'running', now_running)
+if #claimed > 0 then
+  redis.call('HSET', claims, unpack(held))
+  redis.call('ZADD', P .. 'running:' .. fn, unpack(deadlines))
+  redis.call('ZREM', P .. 'idle:' .. fn, container)
+  if #claimed > 1 then redis.call('HSET', P .. 'container:' .. container, 'serial', 1) end
+  for i, row in ipairs(claimed) do out[2 + i] = row end
+elseif #ids > 0 then
+  now_idle(fn, container, epoch)
+end
+return out
