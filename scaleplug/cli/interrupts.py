@@ -37,8 +37,9 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """The status of a process that the last signal has ended."""
-        return 128 + self.last_signal
+        """The status of a process that the last signal has ended: 0 where it was asked to end by one SIGTERM, and did."""
+        orderly = self.last_signal == signal.SIGTERM and self._count <= 1
+        return 0 if orderly else 128 + self.last_signal
 
     def __enter__(self) -> Interrupts:
         self._before = {sig: signal.getsignal(sig) for sig in SIGNALS}
