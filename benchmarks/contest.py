@@ -22,6 +22,7 @@ from scaleplug.server import celery_url
 HERE = Path(__file__).parent
 PATIENCE = 60.0
 """Seconds that an order may take."""
+CLOSE_SECONDS = 10.0
 SECRET = "benchmarks-benchmarks-benchmarks-benchmarks"
 
 
@@ -96,21 +97,29 @@ class Team:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, number)
 
-    def close(self) -> None:
-        """End the caller, which ends what it started, and the workers."""
+    def hang_up(self) -> None:
+        """Let the caller end, and what it started; the workers, and callers that started nothing, end at once."""
         assert self.caller.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.caller.stdin.close()
         self._signal(signal.SIGKILL)
+        if self.entrant.worker:
+            self.caller.kill()
+
+    def close(self) -> None:
+        """End all, whatever interrupts."""
+        self.hang_up()
         try:
-            self.caller.wait(10)
+            self.caller.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(self.caller.pid, signal.SIGKILL)
-            self.caller.wait()
-        for worker in self.workers:
-            worker.wait()
-        assert self.caller.stdout is not None
-        self.caller.stdout.close()
+            pass
+        finally:
+            if self.caller.poll() is None:
+                os.killpg(self.caller.pid, signal.SIGKILL)
+            for process in (self.caller, *self.workers):
+                process.wait()
+            assert self.caller.stdout is not None
+            self.caller.stdout.close()
 
 
 class Contest:
@@ -152,10 +161,11 @@ def contest(
     """Start entrants on one Redis; all are gone when the block ends."""
     with contextlib.ExitStack() as stack:
         found = Contest(missing)
-        stack.callback(lambda: [team.close() for team in found.teams.values()])
         for entrant in entrants:
             log = stack.enter_context(tempfile.TemporaryFile())
-            found.teams[entrant.name] = Team(entrant, url, workers=workers, log=log)
+            found.teams[entrant.name] = team = Team(entrant, url, workers=workers, log=log)
+            stack.callback(team.close)
+        stack.callback(lambda: [team.hang_up() for team in found.teams.values()])  # all at once, then one by one
         for name in found.names if warm else ():
             found.turn(name, "warm")
         yield found

@@ -109,7 +109,7 @@ class Controller:
         if not self._leading:
             self._lead()
         rang = self.store.wait_ring(self._pause_seconds())
-        self._rang = time.time() if rang else None
+        self._rang = self.store.now() if rang else None
         self.round(self.store.take_dirty() if rang else set())
         if rang:
             time.sleep(PAUSE)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Begin a new epoch of a container's connection: it keeps the inputs it still runs, the rest goes back.
--- ARGV: container, fn, client id of the blocking connection, pid, unix time of its fork ('' unknown), 1 if it was a
+-- ARGV: container, fn, client id of the blocking connection, pid, seconds since its fork ('' unknown), 1 if it was a
 -- spare, ids it runs...
 -- Returns the new epoch, or 0 when the container was given up or released and must leave.
 local container, fn, record = ARGV[1], ARGV[2], P .. 'container:' .. ARGV[1]
@@ -21,7 +21,7 @@ for e = old, math.max(1, old - 9), -1 do
   give_back(fn, container, e, 'its container lost its connection', true)
 end
 redis.call('HSET', record, 'fn', fn, 'client', ARGV[3], 'pid', ARGV[4], 'state', 'ready')
-if ARGV[5] ~= '' then redis.call('HSETNX', record, 'forked', ARGV[5]) end
+if ARGV[5] ~= '' then redis.call('HSETNX', record, 'forked', string.format('%.6f', now() - tonumber(ARGV[5]))) end
 if ARGV[6] == '1' then redis.call('HSETNX', record, 'spare', '1') end
 redis.call('PERSIST', record)
 redis.call('SADD', P .. 'containers:' .. fn, container)

@@ -14,18 +14,19 @@ class Containers(Scripts):
 
     def connect(
         self, container: str, function: str, client_id: int, pid: int, running: Iterable[str], *,
-        forked: float = 0.0, spare: bool = False,
+        age: float | None = None, spare: bool = False,
     ) -> int:  # fmt: skip
         """Begin a new epoch of a container's connection; 0 when it must leave.
 
-        ``forked`` is when its process was forked or, if it was a ``spare``, told what to be.
+        ``age`` is how many seconds ago its process was forked or, if it was a ``spare``, told what to be.
         """
-        birth = (f"{forked:.6f}" if forked else "", int(spare))
+        birth = ("" if age is None else f"{age:.6f}", int(spare))
         return int(self._run("connect", container, function, client_id, pid, *birth, *running))
 
-    def note_first(self, container: str, taken: float, ended: float) -> None:
-        """Write down when a container claimed its first input, and had handed it back."""
-        times = {"taken": f"{taken:.6f}", "ended": f"{ended:.6f}"}
+    def note_first(self, container: str, seconds: float) -> None:
+        """Write down when a container claimed its first input, so many seconds ago, and had handed it back: now."""
+        now = self.now()
+        times = {"taken": f"{now - seconds:.6f}", "ended": f"{now:.6f}"}
         self.client.hset(self.keys.of("container", container), mapping=times)
 
     def slots(self, container: str) -> int | None:

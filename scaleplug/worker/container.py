@@ -164,7 +164,7 @@ class Container:
         self.boot: Boot | None = None
         """What it had opened as a spare, if it was one."""
         self.forked = 0.0
-        """When its process was forked, or stopped being a spare; Unix time."""
+        """When its process was forked, or stopped being a spare; monotonic."""
 
     def run(self, request: StartRequest, deadline: Deadline) -> int:
         """Consume until told to leave; return the exit status."""

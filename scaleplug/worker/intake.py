@@ -125,7 +125,7 @@ class Intake:
         """What was opened before this container knew its function, if it was a spare."""
         self.forked = 0.0
         self._first_taken: float | None = 0.0
-        """When the first input was claimed, Unix time; ``None`` once that is written down."""
+        """When the first input was claimed, monotonic; ``None`` once that is written down."""
         self._client_id = 0
         self._asked = self._linked = 0.0
         self._claimed: deque[dict[str, Any]] = deque()
@@ -145,7 +145,7 @@ class Intake:
         with self._connecting:
             epoch = self.store.connect(
                 self.container, self.function, client_id, os.getpid(), list(self.by_id),
-                forked=self.forked, spare=self.boot is not None,
+                age=time.monotonic() - self.forked if self.forked else None, spare=self.boot is not None,
             )  # fmt: skip
             if not epoch:
                 link.disconnect()
@@ -400,7 +400,7 @@ class Intake:
         )  # fmt: skip
         self.claims[tag] = self.by_id[claim.id] = claim
         if self._first_taken == 0.0:
-            self._first_taken = time.time()
+            self._first_taken = time.monotonic()
         claim.large = message.pop("large", b"")
         if claim.large:
             self.insist(lambda: self.payloads.fetch(claim.large))
@@ -559,7 +559,7 @@ class Intake:
         if self._first_taken:
             taken, self._first_taken = self._first_taken, None
             with contextlib.suppress(*LOST, RedisError):
-                self.store.note_first(self.container, taken, time.time())
+                self.store.note_first(self.container, time.monotonic() - taken)
         if not self.claims:
             self.on_idle()
 

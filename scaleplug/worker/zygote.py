@@ -369,7 +369,7 @@ class Zygote:
 
     def run_container(self, request: StartRequest, deadline: Deadline, boot: Boot | None) -> int:
         """Run a container to its end, with what it had as a spare."""
-        forked = time.time()
+        forked = time.monotonic()
         if boot is not None:
             boot.name(request.container)
         serve(request.app)

@@ -63,7 +63,7 @@ def lost(pool: str, sig: signal.Signals, *, inputs: int, every: float, limit: fl
         return report.none_twice()
 
 
-def zygotes_killed(pool: str, *, inputs: int, every: float, limit: float = 300.0) -> Report:
+def zygotes_killed(pool: str, *, inputs: int, every: float, most: int | None = None, limit: float = 300.0) -> Report:
     """SIGKILL the zygotes now and then, and so all containers."""
     function = functions.POOLS[pool]
     with Site(max_attempts=10) as site, tempfile.TemporaryDirectory() as folder:
@@ -82,6 +82,6 @@ def zygotes_killed(pool: str, *, inputs: int, every: float, limit: float = 300.0
                 zygote.kill()
             return [Fault(killed, "SIGKILL of its zygote", pid) for pid in pids]
 
-        with Faults(kill, every=every) as faults:
+        with Faults(kill, every=every, most=most) as faults:
             load.wait(limit)
         return load.report(f"zygote killed, {pool}", faults.done)

@@ -36,7 +36,7 @@ def _killed(pool: str) -> Scenario:
     inputs = 10_000 * (1 if pool == "eventlet" else AT_ONCE[pool])
     return Scenario(
         long=lambda: containers.killed(pool, inputs=inputs, every=2.0),
-        short=lambda: containers.killed(pool, inputs=inputs // 25, every=0.5),
+        short=lambda: containers.killed(pool, inputs=inputs // 25, every=0.5, most=8),
         p50=0.3, p99=1.5,
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ def _killed(pool: str) -> Scenario:
 def _frozen(pool: str) -> Scenario:
     return Scenario(
         long=lambda: containers.frozen(pool, inputs=10_000, every=1.0),
-        short=lambda: containers.frozen(pool, inputs=400 * AT_ONCE[pool], every=0.4, timeout=0.5),
+        short=lambda: containers.frozen(pool, inputs=400 * AT_ONCE[pool], every=0.4, most=6, timeout=0.5),
         p99=3.0,
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "zygote-killed": Scenario(
         long=lambda: controllers.zygotes_killed("solo", inputs=10_000, every=5.0),
-        short=lambda: controllers.zygotes_killed("solo", inputs=400, every=1.5),
+        short=lambda: controllers.zygotes_killed("solo", inputs=400, every=1.5, most=8),
     ),
     "deploys": Scenario(
         long=lambda: deploys.rolling(pause=20.0),
