@@ -37,7 +37,7 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """The status of a process that the last signal has ended: 0 where it was asked to end by one SIGTERM, and did."""
+        """The status of a process that the last signal has ended: 0 after one SIGTERM that it obeyed."""
         orderly = self.last_signal == signal.SIGTERM and self._count <= 1
         return 0 if orderly else 128 + self.last_signal
 
