@@ -339,7 +339,7 @@ class Map(Generic[R]):
                 self._pace()
                 return
             self._retry_at = time.monotonic() + self._pause
-            self._pause = min(self._pause * 2, 1.0)
+            self._pause = 0.05 if accepted else min(self._pause * 2, 1.0)
             self.progress.waiting = True
             if not self._warned:
                 self._warned = True

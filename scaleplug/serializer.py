@@ -177,7 +177,7 @@ def pickle_call(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], *
         raise unpicklable_call(function, args, kwargs, exc) from exc
 
 
-def unpicklable(what: str, value: Any, exc: Exception, *, advice: str) -> SerializationError:
+def unpicklable(what: str, value: Any, exc: BaseException, *, advice: str) -> SerializationError:
     """Return the error for a value that can't be pickled for the reason ``exc``."""
     if advice == RETURN:
         what += f", {_told(value)},"
@@ -285,11 +285,14 @@ def _loads(sealed: Any) -> Any:
     data = bytes(sealed) if not isinstance(sealed, str) else sealed.encode()
     purpose = INPUT if data[3:4] == INPUT else VALUE
     payload = _need_keyring().unseal(purpose, None, data)
-    if payload[:1] != APART:
-        return cloudpickle.loads(payload)
-    if _take is None:
-        raise SerializationError("it stands for a large value, which only a container of the function can fetch")
-    return _take(payload)
+    try:
+        if payload[:1] != APART:
+            return cloudpickle.loads(payload)
+        if _take is not None:
+            return _take(payload)
+    except SystemExit as exc:  # such as that of a script which is imported for it: it would end the process
+        raise PicklingError(f"SystemExit: {exc}") from exc
+    raise SerializationError("it stands for a large value, which only a container of the function can fetch")
 
 
 register(NAME, _dumps, _loads, content_type=CONTENT_TYPE, content_encoding="binary")

@@ -20,6 +20,7 @@ from scaleplug.errors import InputCancellation, SerializationError
 from scaleplug.packing import PACK_BYTES
 from scaleplug.serializer import RETURN, pickle_failure, pickle_plain, unpicklable
 from scaleplug.store import Rest, Split
+from scaleplug.worker.copies import leave_copy
 from scaleplug.worker.intake import Claim
 from scaleplug.worker.packs import Pack, as_bytes, break_up, split_off
 from scaleplug.worker.runner import CELERYS_OWN, Body, own_frames_off
@@ -43,6 +44,8 @@ class Packed:
         """The claim of the input that runs, once it has left the pack."""
         self.gone = False
         """Whether nothing of the pack is here any more."""
+        self.doubted = False
+        """Whether it may have been taken apart already, for the answer was lost."""
         self.run_: Run | None = None
 
     def run(self) -> int:
@@ -111,7 +114,7 @@ class Packed:
         try:
             try:
                 request.args, request.kwargs, _ = pickle.loads(pack.parts[pack.at])  # it is verified
-            except Exception as exc:  # noqa: BLE001  # whatever a class's own unpickling does
+            except (Exception, SystemExit) as exc:  # noqa: BLE001  # whatever a class's own unpickling does
                 text = f"an argument of {self.claim.task} can't be unpickled: {type(exc).__name__}: {exc}"
                 self._failed(run, request, SerializationError(text))
                 return
@@ -127,7 +130,10 @@ class Packed:
         state = "SUCCESS"
         try:
             try:
-                value = self.runner.call(run, body, request.args, request.kwargs)
+                try:
+                    value = self.runner.call(run, body, request.args, request.kwargs)
+                finally:
+                    leave_copy()  # it must not run the rest of the pack too
                 self.runner.check_interrupted(run)
                 outcome = self._pickled(value)
             except BaseException as exc:  # noqa: BLE001  # whatever the user's code raises
@@ -158,7 +164,7 @@ class Packed:
             return None
         try:
             pickled = pickle_plain(value)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             what = f"what {self.intake.function} returned"
             raise unpicklable(what, value, exc, advice=RETURN) from exc
         return b"+" + pickled if len(pickled) < LARGE else None
@@ -197,9 +203,9 @@ class Packed:
         return b"-" + pickled if len(pickled) < LARGE else None
 
     def _keep(self, outcome: bytes, *, failed: bool) -> bool:
-        """Note how the input has ended; False if it has left the pack meanwhile."""
+        """Note how the input has ended; False if it has left the pack meanwhile, or may have."""
         with self.turns.lock:
-            if self.gone:
+            if self.gone or self.doubted:
                 return False
             self.pack.end(outcome, failed=failed)
             return True

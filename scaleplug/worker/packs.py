@@ -97,7 +97,7 @@ def break_up(intake: Intake, claim: Claim, message: Mapping[str, Any]) -> None:
     Each has had the attempt that the pack has had, so that the one which takes its containers down is found. A pack has
     had one at most: whoever took it after that died before anything ran.
     """
-    attempts = min(claim.attempt - 1, 1)
+    attempts = min(claim.attempt - 1, 1) if intake.runs_packs else 0  # where none is run, none is to blame
     try:
         made = Pack(claim, message, intake.function).singles(intake.keyring, 0, attempts, claim.crash)
     except SerializationError as exc:

@@ -51,8 +51,9 @@ class Payloads:
         what = f"what {function} returned"
         try:
             pickled = pickle_in_pieces(value, lambda exc: unpicklable(what, value, exc, advice=RETURN))
-        except SerializationError as exc:
-            claim.outcome = seal_failure(self.blobs.keyring, context, exc)
+        except (SerializationError, SystemExit) as exc:
+            told = exc if isinstance(exc, SerializationError) else unpicklable(what, value, exc, advice=RETURN)
+            claim.outcome = seal_failure(self.blobs.keyring, context, told)
             return
         check_size(what, pickled.size, self.blobs.limit)
         self._settle(claim, context, b"+", pickled)

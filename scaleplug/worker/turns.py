@@ -18,6 +18,7 @@ from typing import Any
 from cloudpickle import loads
 from redis.exceptions import RedisError
 
+from scaleplug.errors import Error
 from scaleplug.packing import SECONDS
 from scaleplug.store import Ended, Turned
 from scaleplug.worker.fast import Fast
@@ -148,15 +149,18 @@ class Turns:
             self._seconds = took if self._seconds is None else (self._seconds + took) / 2
 
     def _run_one(self, claim: Claim, message: dict[str, Any]) -> None:
-        body = self.fast.takes(claim, message["headers"])
+        body, verdict = self.fast.takes(claim, message["headers"]), self._verdict(claim)
+        if verdict is not None and body is None and self.intake.fail(claim.tag, verdict):
+            self.intake.finish(claim.tag)
+            return
         if body is None:
             if claim.large:
                 self.intake.fetch(claim)
             self._deliver(message)
             return
         try:
-            args, kwargs, _ = loads(claim.payload)
-        except Exception:  # noqa: BLE001  # whatever unpickling does: Celery's way tells it
+            args, kwargs, _ = loads(claim.payload) if verdict is None else ((), {}, None)
+        except (Exception, SystemExit):  # noqa: BLE001  # whatever unpickling does: Celery's way tells it
             self._deliver(message)
             return
         kept = self.fast.run(claim, body, self.fast.request(claim, message), args, kwargs)
@@ -167,6 +171,14 @@ class Turns:
         else:
             seconds = self.intake.seconds_of(claim)
             self.end(claim, Ended(claim.id, seconds, int(claim.failed), claim.reply, claim.outcome))
+
+    def _verdict(self, claim: Claim) -> Exception | None:
+        """Return what an input fails with instead of running: what unpickling it does may be the very reason."""
+        try:
+            self.runner.check_verdict(claim, claim.task)
+        except Error as error:
+            return error
+        return None
 
     def _run_pack(self, claim: Claim, message: dict[str, Any]) -> int:
         """Run the inputs of a pack; return how many have run."""
@@ -301,6 +313,7 @@ class Turns:
         try:  # once: only the consumer can connect again, and it may wait for the lock
             done = intake.store.split(intake.container, claim.epoch, intake.function, split)
         except (RedisError, OSError):
+            packed.doubted = True
             return False
         if done:
             packed.leave(single)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from uuid import uuid4
 from celery import current_task
 
 from scaleplug import App, Retries, concurrent, current_function_call_id, current_input_id
+from scaleplug.store import Store
 from tests.contract.functions import wait_for
 
 app = App("packs")
@@ -100,6 +102,46 @@ def several(x: int) -> tuple[int, str | None]:
     return x, current_input_id()
 
 
+@app.function(max_containers=1)
+def forking(folder: Path, x: int, forks: int) -> str | int:
+    """Fork with one input; the copy returns as its parent does."""
+    folder.joinpath(f"{x}-{uuid4().hex}").touch()
+    if x == forks and not os.fork():
+        return "copy"
+    return x
+
+
+@app.function(max_containers=1, timeout=20)
+def unanswered(x: int, slow: int) -> int:
+    """Take long with one input, whose pack is taken apart then; the answer to that is lost once."""
+    if x == slow:
+        split, asked = Store.split, list[bool]()
+
+        def without_answer(*args: Any) -> bool:
+            done = split(*args)
+            asked.append(done)
+            if len(asked) == 1:
+                raise ConnectionError("lost")
+            return done
+
+        Store.split = without_answer  # type: ignore[method-assign]
+        while len(asked) < 1 + slow % 2:  # asked again, or not before it ends
+            time.sleep(0.001)
+    return x
+
+
+class Hostile:
+    """Something that ends the process which unpickles it, or pickles it."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        if self.how == "pickled":
+            sys.exit(3)
+        return {"exit": sys.exit, "die": os._exit}[self.how], (3,)
+
+
 class Sealed:
     """Something that can be pickled, and not unpickled."""
 
@@ -113,7 +155,9 @@ def _refuse() -> None:
 
 @app.function(max_containers=1)
 def opened(what: Any) -> Any:
-    """Return a lambda for "function", something that can't be pickled for "lock", or what it was given."""
+    """Return what can't be pickled for "generator" and "hostile", or what it was given."""
+    if what == "hostile":
+        return Hostile("pickled")
     return (x for x in ()) if what == "generator" else what
 
 

@@ -166,6 +166,47 @@ def test_what_cannot_be_pickled_fails_alone(side: Side) -> None:
     no_trace(side, p.opened)
 
 
+def test_a_process_that_an_input_forks_runs_no_others(side: Side, tmp_path: Path) -> None:
+    if not isinstance(side, Real):
+        pytest.skip("it would fork the tests")
+    warm(side, p.forking, tmp_path, -1, -2)
+    assert list(p.forking.starmap([(tmp_path, x, 20) for x in range(60)])) == list(range(60))
+    counts = Counter(path.name.split("-")[0] for path in tmp_path.iterdir() if not path.name.startswith("-"))
+    assert counts == {str(x): 1 for x in range(60)}
+    no_trace(side, p.forking)
+
+
+@pytest.mark.parametrize("slow", [20, 21])
+def test_an_answer_that_is_lost_loses_nothing(side: Side, slow: int) -> None:
+    if not isinstance(side, Real):
+        pytest.skip("the twin has no packs")
+    warm(side, p.unanswered, 0, -1)
+    assert list(p.unanswered.starmap([(x, slow) for x in range(60)])) == list(range(60))
+    no_trace(side, p.unanswered)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_pickles_that_end_the_process_fail_alone(side: Side, packed: bool) -> None:
+    if not isinstance(side, Real):
+        pytest.skip("it would end the tests")
+    warm(side, p.opened, 1)
+    inputs: list[Any] = [*range(20), p.Hostile("exit"), *range(21, 40), p.Hostile("die"), *range(41, 50), "hostile"]
+    if packed:
+        results = list(p.opened.map([*inputs, *range(51, 60)], return_exceptions=True))
+        assert results[51:] == list(range(51, 60))
+    else:
+        results = [*inputs]
+        for at in (20, 40, 50):
+            results[at : at + 1] = p.opened.map([inputs[at]], return_exceptions=True)
+    assert isinstance(results[20], SerializationError)
+    assert "SystemExit: 3" in str(results[20])
+    assert isinstance(results[40], ContainerCrashError)
+    assert isinstance(results[50], SerializationError)
+    assert "SystemExit: 3" in str(results[50])
+    assert [x for at, x in enumerate(results[:50]) if at not in (20, 40)] == [x for x in range(50) if x not in (20, 40)]
+    no_trace(side, p.opened)
+
+
 def test_large_arguments_go_with_small_ones(side: Side) -> None:
     warm(side, p.opened, 1)
     inputs = [bytes(600_000) if x == 30 else x for x in range(100)]
