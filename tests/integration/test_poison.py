@@ -80,7 +80,7 @@ def test_messages_that_make_no_sense_end_in_quarantine_and_the_container_lives(s
     for raw in odd:
         client.lpush(queue, raw)
     store.ring(FUNCTION.full_name)
-    wait_until(lambda: store.counters(FUNCTION.full_name)["refused"] == before + len(odd), 30, "all are refused")
+    wait_until(lambda: store.counters(FUNCTION.full_name).get("refused", 0) == before + len(odd), 30, "all are refused")
     assert FUNCTION.remote() == pid
     reasons = [row["reason"] for row in store.quarantined(FUNCTION.full_name, len(odd))]
     assert len(reasons) == len(odd)
