@@ -41,6 +41,11 @@ class Interrupts:
         orderly = self.last_signal == signal.SIGTERM and self._count <= 1
         return 0 if orderly else 128 + self.last_signal
 
+    @property
+    def heard(self) -> bool:
+        """Whether a signal has come."""
+        return self._count > 0
+
     def __enter__(self) -> Interrupts:
         self._before = {sig: signal.getsignal(sig) for sig in SIGNALS}
         for sig in SIGNALS[1:]:

@@ -133,8 +133,10 @@ class Job:
             raise
         except click.ClickException as exc:
             return Outcome(exc.exit_code, exc)
-        except BaseException as exc:  # noqa: BLE001  # the job's own, to be shown when all has been stopped
-            return Outcome(1, exc)
+        except BaseException as exc:  # noqa: BLE001  # as below
+            if self.interrupts.heard and _is_interrupt(exc):
+                raise KeyboardInterrupt from None
+            return Outcome(1, exc)  # the job's own, to be shown when all has been stopped
         return Outcome(0)
 
     # -- the end ---------------------------------------------------------------------------------------------------
@@ -168,6 +170,12 @@ def make_context(program: Program, target: Target, arguments: list[str]) -> clic
             hint = f"scaleplug's own options come first: scaleplug run {exc.option_name} {name}"
             raise click.UsageError(f"{exc.message.rstrip('.')}: {hint}", exc.ctx) from None
         raise
+
+
+def _is_interrupt(exc: BaseException) -> bool:
+    """Return whether an exception only wraps Ctrl-C, as Python does where that comes while a class is made."""
+    cause = exc.__cause__
+    return isinstance(exc, KeyboardInterrupt) or (cause is not None and _is_interrupt(cause))
 
 
 def _left(exc: SystemExit) -> Outcome:

@@ -37,4 +37,8 @@ def command(target: str, arguments: tuple[str, ...], quiet: bool) -> None:
     if "--help" in given:
         program = job.Program.load(found)
         job.make_context(program, found, given)  # shows the help and exits
-    sys.exit(job.Job(found, given, Config.from_environ(os.environ), quiet=quiet).run())
+    code = job.Job(found, given, Config.from_environ(os.environ), quiet=quiet).run()
+    # Ctrl-C inside some library's exec() leaves a mark, also where it is caught, by which Python dies of SIGINT at its
+    # end instead of exiting with this status; the next exec() takes it away.
+    exec("")
+    sys.exit(code)

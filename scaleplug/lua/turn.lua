@@ -61,6 +61,10 @@ local function newer(version)
   return version == redis.call('HGET', P .. 'versions', fn)
 end
 
+local function not_begun(id)
+  if redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1) <= 0 then redis.call('HDEL', P .. 'attempts:' .. fn, id) end
+end
+
 local crashes, retries = most > 0 and redis.call('EXISTS', P .. 'crashes:' .. fn) == 1, nil
 if most > 0 then retries = redis.call('EXISTS', P .. 'retries:' .. fn) == 1 end
 local held, deadlines, taken, bytes, claimed = {}, {}, 0, 0, {}
@@ -84,7 +88,7 @@ while taken < most and bytes < 4000000 and looked < 500 do
   if version ~= '' and version ~= ARGV[5] and once('v', version, newer) then break end
   local attempt = redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1)
   if attempt > 1 and #claimed > 0 then -- it may be to blame for a crash: it comes alone
-    redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
+    not_begun(id)
     break
   end
   if from == transit then redis.call('LPOP', transit) else redis.call('RPOP', queue) end
@@ -93,7 +97,7 @@ while taken < most and bytes < 4000000 and looked < 500 do
     forget(fn, id)
     deliver(call, index, caller, tonumber(keep), nil, 'cancelled', nil, extra + 1)
   elseif caller ~= '' and not once('l', caller, lives) then
-    redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
+    not_begun(id)
     park(fn, caller, message)
   else
     local verdict, crash, retried = '', '', 0

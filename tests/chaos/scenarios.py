@@ -111,7 +111,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     ),
     "zygote-killed": Scenario(
         long=lambda: controllers.zygotes_killed("solo", inputs=10_000, every=5.0),
-        short=lambda: controllers.zygotes_killed("solo", inputs=400, every=1.5, most=8),
+        short=lambda: controllers.zygotes_killed("solo", inputs=800, every=0.7, most=8),
     ),
     "deploys": Scenario(
         long=lambda: deploys.rolling(pause=20.0),

@@ -21,7 +21,7 @@ def square(x: int) -> int:
 
 
 @app.function(max_containers=1)
-def inner(x: int) -> int:
+def nested(x: int) -> int:
     """Call another function from a container."""
     return sum(square.map([x, x]))
 
@@ -68,7 +68,7 @@ def main() -> None:
     found: dict[str, object] = {}
     found["remote"] = square.remote(3)
     found["map"] = list(square.map(range(20)))
-    found["inner"] = inner.remote(2)
+    found["nested"] = nested.remote(2)
     found["large"] = len(echo.remote(b"x" * 600_000))
     found["stream"] = list(count.remote_gen(2_000)) == list(range(2_000))
     found["class"] = Shop(size=5).grow.remote(2)
@@ -104,7 +104,7 @@ def lambda_free(x: int) -> int:
 
 
 WANTED = {
-    "remote": 9, "map": [x * x for x in range(20)], "inner": 8, "large": 600_000, "stream": True, "class": 7,
+    "remote": 9, "map": [x * x for x in range(20)], "nested": 8, "large": 600_000, "stream": True, "class": 7,
     "spawn": 16, "spawn_map": [0, 1, 4, 9, 16], "delay": 25, "eta": 36, "aio": 49, "cancelled": True,
     "failed": "as it must", "stats": True, "pickled": 9,
 }  # fmt: skip

@@ -12,6 +12,6 @@ app = scaleplug.App("pickling", celery=celery)
 
 
 @app.function(max_containers=1)
-def double(x: int) -> int:
+def twofold(x: int) -> int:
     """Return twice as much."""
     return 2 * x

@@ -320,7 +320,6 @@ def test_real_clients_work_in_async_functions(surroundings: Surroundings, server
 
 
 def test_green_threads_wait_on_sockets_together(surroundings: Surroundings, server: str) -> None:
-    pytest.importorskip("eventlet")
     green.remote(f"{server}/warm")
     began = time.monotonic()
     results = list(green.map([f"{server}/{x}" for x in range(50)]))
@@ -331,7 +330,6 @@ def test_green_threads_wait_on_sockets_together(surroundings: Surroundings, serv
 
 
 def test_a_green_input_is_cancelled_and_times_out_alone(surroundings: Surroundings) -> None:
-    pytest.importorskip("eventlet")
     results = list(green_naps.map([0.2, 30.0, 0.2], return_exceptions=True))
     assert isinstance(results[1], FunctionTimeoutError)
     assert results[0] == results[2]

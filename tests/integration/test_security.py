@@ -444,16 +444,16 @@ def test_orders_that_make_no_sense_leave_a_container_listening(attacker: Attacke
 
 def test_an_app_that_accepts_pickles_gets_none_from_a_queue_of_ours(attacker: Attacker) -> None:
     pickling.app.set_source(Source("module", "tests.integration.pickling", str(Path(__file__).parents[2])))
-    assert pickling.double.remote(4) == 8
-    message = attacker.seen(pickling.double, "fc-pickle", 3)
+    assert pickling.twofold.remote(4) == 8
+    message = attacker.seen(pickling.twofold, "fc-pickle", 3)
     for content_type, encoding in (
         ("application/x-python-serialize", "binary"), ("application/x-yaml", "utf-8"), ("pickle", "binary"),
         ("application/x-scaleplug", "binary"), ("application/json", "binary"),
     ):  # fmt: skip
         message["body"] = base64.b64encode(attacker.bomb).decode()
         message |= {"content-type": content_type, "content-encoding": encoding}
-        assert attacker.reason(pickling.double, message)
-    assert pickling.double.remote(4) == 8
+        assert attacker.reason(pickling.twofold, message)
+    assert pickling.twofold.remote(4) == 8
 
 
 def test_what_a_removed_secret_has_signed_is_refused_with_the_reason(attacker: Attacker) -> None:

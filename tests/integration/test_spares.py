@@ -163,7 +163,6 @@ def test_a_spare_that_is_older_serves_code_as_it_is_now(surroundings: Surroundin
 
 
 def test_green_threads_have_spares_too(surroundings: Surroundings, make: Callable[..., Any]) -> None:
-    pytest.importorskip("eventlet")
 
     @concurrent(max_inputs=5, pool="eventlet")
     def green() -> int:

@@ -356,7 +356,7 @@ LOOKUPS: list[Row] = [
     ("function of no app", lambda: scaleplug.Function.from_name("a b", "f"), InvalidError, r"app_name 'a b' is not valid: use"),
     ("function a number", lambda: scaleplug.Function.from_name("shop", 5), InvalidError, r"name must be a string, not int \(5\)"),
     ("a method's name", lambda: scaleplug.Function.from_name("shop", "Model.run"), InvalidError, r"'Model\.run' is a method: use Cls\.from_name\('shop', 'Model'\), and \.run of its object"),
-    ("unknown function", lambda: scaleplug.Function.from_name("shop", "doubble").remote(1), NotFoundError, r"the app 'shop' has no function or class 'doubble': did you mean double"),
+    ("unknown function", lambda: scaleplug.Function.from_name("shop", "doubble").remote(1), NotFoundError, r"the app 'shop' has no function or class 'doubble': did you mean "),
     ("unknown app", lambda: scaleplug.Function.from_name("shopp", "double").remote(1), NotFoundError, r"nobody has registered an app 'shopp' here: did you mean shop"),
     ("a class as a function", lambda: scaleplug.Function.from_name("shop", "Model").remote(1), ExecutionError, r"shop\.Model is a class: use Cls\.from_name for it"),
     ("local of another", lambda: scaleplug.Function.from_name("shop", "double").local(1), ExecutionError, r"the code of shop\.double isn't in this process, so it can't run here: use \.remote"),
