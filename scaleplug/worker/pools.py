@@ -122,6 +122,7 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         value: Any = None
         error: BaseException | None = None
         try:
+            self.runner.check_verdict(claim, claim.task)  # unpickling it may be what took its containers down
             content, content_type, encoding = payload
             args, kwargs, _ = loads(content, content_type, encoding, accept={content_type})
             self._tell(signals.task_prerun, claim, args=args, kwargs=kwargs)
