@@ -585,6 +585,8 @@ class LocalRun:
         for due, item in self._interrupted:
             if due <= now:
                 _raise_in(item)
+                if item.window is not None:
+                    item.window.wake()  # it waits again, if what was raised went no further
         self._interrupted = [(due, item) for due, item in self._interrupted if due > now and item.interruptible]
         times = [
             *(due for due, _ in self._interrupted),
