@@ -62,12 +62,14 @@ end
 local drop_cancelled -- below
 
 -- Put back at the head of the queue what a container holds under one epoch. Inputs that were only being taken were not
--- started, so they keep their count of attempts; `blameless` takes the started ones' attempt back too. Inputs of
--- cancelled calls end here: no container has to be started only to drop them.
+-- started, so they keep their count of attempts; `blameless` takes the started ones' attempt back too, and so does having
+-- been one of several that ran one after the other: most of these had not begun, and each runs alone the next time.
+-- Inputs of cancelled calls end here: no container has to be started only to drop them.
 local function give_back(fn, container, epoch, reason, blameless)
   local queue, returned = P .. 'queue:' .. fn, 0
   local claims, transit = P .. 'claims:' .. container .. ':' .. epoch, P .. 'transit:' .. container .. ':' .. epoch
   local held = redis.call('HGETALL', claims)
+  local several = #held > 2 and redis.call('HEXISTS', P .. 'container:' .. container, 'serial') == 1
   for i = 1, #held, 2 do
     local id = held[i]
     local extra = extra_of(held[i + 1])
@@ -78,11 +80,10 @@ local function give_back(fn, container, epoch, reason, blameless)
       redis.call('ZREM', P .. 'running:' .. fn, id)
       local verdict = redis.call('HGET', P .. 'verdicts:' .. fn, id)
       if not verdict or string.sub(verdict, 1, 9) == 'streamed:' then
-        if blameless and not verdict then
+        if (blameless or several or extra > 0) and not verdict then
           redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1)
-        else
-          redis.call('HSET', P .. 'crashes:' .. fn, id, reason)
         end
+        if verdict or not blameless then redis.call('HSET', P .. 'crashes:' .. fn, id, reason) end
       end
       returned = returned + 1
     end

@@ -87,7 +87,8 @@ while taken < most and bytes < 4000000 and looked < 500 do
   if #claimed > 0 and taken + extra + 1 > most then break end
   if version ~= '' and version ~= ARGV[5] and once('v', version, newer) then break end
   local attempt = redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1)
-  if attempt > 1 and #claimed > 0 then -- it may be to blame for a crash: it comes alone
+  local suspect = attempt > 1 or crashes and redis.call('HEXISTS', P .. 'crashes:' .. fn, id) == 1
+  if suspect and #claimed > 0 then -- it may be to blame for a crash: it comes alone
     not_begun(id)
     break
   end
@@ -112,7 +113,7 @@ while taken < most and bytes < 4000000 and looked < 500 do
     deadlines[#deadlines + 1] = deadline
     deadlines[#deadlines + 1] = id
     taken, bytes, now_running = taken + 1 + extra, bytes + #message, now_running + extra
-    if attempt > 1 then break end
+    if suspect then break end
   end
 end
 count_packed(fn, 'pending', -out_of_queue)

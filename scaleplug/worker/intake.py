@@ -430,7 +430,7 @@ class Intake:
         if self._first_taken == 0.0:
             self._first_taken = time.monotonic()
         claim.large = message.pop("large", b"")
-        if reply.get("pack") and (not self.runs_packs or claim.attempt > 1 or claim.verdict):
+        if reply.get("pack") and (not self.runs_packs or claim.attempt > 1 or claim.crash or claim.verdict):
             break_up(self, claim, message)
             return None
         if claim.large and fetch:

@@ -94,8 +94,7 @@ def _body(keyring: Keyring, context: str, payload: bytes) -> str:
 def break_up(intake: Intake, claim: Claim, message: Mapping[str, Any]) -> None:
     """Make every input of a pack a message of its own, at the head of the queue.
 
-    Each has had the attempt that the pack has had, so that the one which takes its containers down is found. A pack has
-    had one at most: whoever took it after that died before anything ran.
+    Each runs alone from there on, so that the one which takes its containers down is found.
     """
     attempts = min(claim.attempt - 1, 1) if intake.runs_packs else 0  # where none is run, none is to blame
     try:
