@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.harness import Result, Row, Summary
 
-COMMAND = "python -m benchmarks"
+COMMAND, QUICKLY = "python -m benchmarks", " --quick --page"
 HEADS = ("what", "ours", "peer", "the peer", "ratio", "target", "met")
 SAMPLE_HEADS = ("measurement", "samples", "n", "p50", "p95", "p99", "least", "most", "spread")
 INTRODUCTION = """\
@@ -24,9 +24,9 @@ What this printed on {machine}:
 {command}
 ```
 
-`make bench` does the same. It takes about {minutes} minutes, starts everything it needs and ends it again. `--quick`
-(`make bench-quick`) is a first look with fewer rounds in under 3 minutes, `--only NAME` runs one measurement; neither
-writes this page. The peers are installed into `build/rivals` first, each in an environment of its own; one that can't
+It takes about {minutes} minutes, starts everything it needs and ends it again. `python -m benchmarks` (`make bench`)
+takes all rounds, `--quick` fewer: in under 3 minutes as a first look that writes no page (`make bench-quick`), or, with
+`--page`, for all measurements. `--only NAME` runs one of them. The peers are installed into `build/rivals` first, each in an environment of its own; one that can't
 be is named and left out.
 
 ![Bars: scaleplug beside plain Celery, dramatiq, rq, huey, arq and taskiq](images/benchmarks.png)
@@ -68,10 +68,10 @@ def read_json(path: Path) -> tuple[list[Result], dict[str, str]]:
     return results, kept["machine"]
 
 
-def page(results: Sequence[Result], machine: Mapping[str, str], minutes: float) -> str:
+def page(results: Sequence[Result], machine: Mapping[str, str], minutes: float, *, quick: bool = False) -> str:
     """Return the page of the documentation."""
     where = f"{machine['cores']} cores with {machine['memory']} ({machine['date']})"
-    parts = [INTRODUCTION.format(command=COMMAND, machine=where, minutes=max(1, round(minutes)))]
+    parts = [INTRODUCTION.format(command=COMMAND + QUICKLY * quick, machine=where, minutes=max(1, round(minutes)))]
     parts.append(_grid(HEADS, [cells(row) for result in results for row in result.rows]))
     parts.append("## How each was measured, and what is unfair\n")
     for result in results:
