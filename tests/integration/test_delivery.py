@@ -86,7 +86,7 @@ def test_nothing_is_lost_while_containers_are_killed_at_random(surroundings: Sur
     stop, chance, kills = threading.Event(), random.Random(7), []
 
     def kill() -> None:
-        while not stop.wait(0.2):
+        while len(kills) < 10 and not stop.wait(0.1):
             pids = [int(r["pid"]) for r in surroundings.containers(jobs.square).values() if r.get("pid")]
             if pids:
                 kills.append(chance.choice(pids))
@@ -98,12 +98,14 @@ def test_nothing_is_lost_while_containers_are_killed_at_random(surroundings: Sur
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        results = list(jobs.square.map(range(3_000)))
+        for _ in range(100):  # one map may be done before the first kill
+            assert list(jobs.square.map(range(3_000))) == [x * x for x in range(3_000)]
+            if len(kills) >= 5:
+                break
     finally:
         stop.set()
         killer.join()
-    assert results == [x * x for x in range(3_000)]
-    assert kills
+    assert len(kills) >= 5
     wait_until(lambda: settled(surroundings, jobs.square), 5, "nothing is left behind")
 
 
