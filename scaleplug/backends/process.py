@@ -175,7 +175,6 @@ class ProcessBackend:
                 "source": [source.kind, source.where, source.folder],
                 "listener": listener.fileno(),
                 "lifeline": self.lifeline,
-                "embedded": self.lifeline is not None,
             }
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError), process.stdin:

@@ -543,8 +543,6 @@ def main(problem: str | None = None) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    if options["embedded"]:
-        die_with_parent(signal.SIGTERM)
     adopt_orphans()
     config = Config(**options["config"])
     use_config(config)
