@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -396,6 +397,20 @@ def use_config(config: Config | None) -> None:
     _process = config
 
 
+_defaults: dict[str, str] = {}
+
+
+def use_defaults(values: Mapping[str, str]) -> None:
+    """Let variables that the environment doesn't have be these: a web framework's settings."""
+    _defaults.clear()
+    _defaults.update(values)
+
+
+def known_environ() -> Mapping[str, str]:
+    """Return the environment, with what :func:`use_defaults` set behind it."""
+    return ChainMap(os.environ, _defaults) if _defaults else os.environ
+
+
 def process_config() -> Config:
     """Return this process's configuration: what :func:`use_config` set, else its environment."""
-    return _process if _process is not None else Config.from_environ(os.environ)
+    return _process if _process is not None else Config.from_environ(known_environ())

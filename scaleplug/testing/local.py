@@ -459,7 +459,7 @@ class LocalRun:
         return seal_failure(self.keyring, f"{item.call}|{item.index}", exc)
 
     def _body_of(self, item: LocalInput) -> Callable[..., Any]:
-        return item.orders.stub or self._code_of(item.function)
+        return item.function.app.surround(item.orders.stub or self._code_of(item.function))
 
     def _work(self, item: LocalInput) -> None:
         current.set(item)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+from weakref import WeakSet
 
 from celery import Celery, signals, states
 from celery.app.trace import build_tracer, setup_worker_optimizations
@@ -86,14 +87,22 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         self.blueprint.start(self)
 
 
+_TOLD: WeakSet[Celery] = WeakSet()
+"""Celery apps whose ``worker_init`` has been sent in this process, or the one it was forked from."""
+
+
 class _Worker(WorkController):  # type: ignore[misc]
     """A Celery worker that takes its options from code, and leaves pid files, signals and logging alone."""
 
     transport_options: dict[str, Any]
 
     def on_before_init(self, **_: Any) -> None:
-        # What Celery's own worker program does here, as far as a container needs it.
+        # What Celery's own worker program does here, as far as a container needs it. Once for each Celery app: it is
+        # before the fork, as it is with Celery's prefork pool, and for what Celery's Django fix-up sets up then.
         self.app.finalize()
+        if self.app not in _TOLD:
+            _TOLD.add(self.app)
+            signals.worker_init.send(sender=self)
 
 
 def _guarded(strategy: Callable[..., Any], intake: Intake | None) -> Callable[..., Any]:
@@ -129,6 +138,7 @@ class Container:
         self.store, self.keys = store, store.keys
         self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
         self.runner.title = registration.shown
+        served.app.prepare()
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}
@@ -237,12 +247,13 @@ class Container:
     def _enter(self) -> Any:
         """Make the object whose methods are called; what its hooks raise is a failed start."""
         if isinstance(self.served, Function):
-            self.runner.bodies[self.served.title] = Body(self.served.local)
+            self.runner.bodies[self.served.title] = Body(self.served.app.surround(self.served.local))
             return None
         cls = self.served
         instance = ObjectPool(cls, unpack(self.registration.parameters)).make_instance()
         for name, mark in cls.methods.items():
-            self.runner.bodies[cls.tasks[name].name] = Body(mark.raw.__get__(instance, type(instance)))
+            method = mark.raw.__get__(instance, type(instance))
+            self.runner.bodies[cls.tasks[name].name] = Body(cls.app.surround(method))
         for hook in cls.hooks:
             if hook.kind == "enter":
                 self.runner.run_hook(hook.raw.__get__(instance, type(instance)))
