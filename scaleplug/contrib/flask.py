@@ -42,7 +42,7 @@ class ScalePlug(App):
         celery: Celery | None = None,
         redis_url: str | None = None,
     ) -> None:
-        if app is not None and not isinstance(app, Flask):  # type: ignore[redundant-expr]  # users needn't type check
+        if app is not None and not isinstance(app, Flask):
             raise InvalidError(f"ScalePlug takes a Flask app first, not {app!r}: use name= for its name")
         if name is None:
             name = name_of_caller(sys._getframe(1).f_globals)
@@ -86,7 +86,8 @@ class ScalePlug(App):
             return self.factory()
         if self.factory is not None:
             return make_app(self.factory)
-        modules = {made.raw.__module__ for made in self.owners() if made.raw is not None}
+        made: list[Any] = [*self.functions.values(), *self.classes.values()]
+        modules = {each.raw.__module__ for each in made}
         for module in modules:
             try:
                 return find_app(sys.modules[module])

@@ -41,8 +41,8 @@ def given() -> dict[str, Any]:
         name.removeprefix(start).lower(): getattr(settings, name) for name in dir(settings) if name.startswith(start)
     }
     celery = celery_app()
-    for name in () if celery is None else Config.knobs():
-        value = celery.conf.get(f"scaleplug_{name}")  # set in code, on the Celery app itself
+    for name in Config.knobs():
+        value = None if celery is None else celery.conf.get(f"scaleplug_{name}")  # set on the Celery app itself
         if value is not None:
             found.setdefault(name, value)
     return {name: value for name, value in found.items() if value is not None}
