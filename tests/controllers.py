@@ -19,8 +19,9 @@ from tests.helpers import runs, wait_until
 class Controller:
     """A controller under way, and what it has said."""
 
-    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
-        command = [sys.executable, "-m", "scaleplug.cli.main", "controller", *arguments]
+    def __init__(self, folder: Path, *arguments: str, manage: str = "", **environ: str) -> None:
+        program = [manage, "scaleplug"] if manage else ["-m", "scaleplug.cli.main"]  # manage.py of a Django project
+        command = [sys.executable, *program, "controller", *arguments]
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment(**environ), stderr=subprocess.PIPE, text=True
         )

@@ -120,7 +120,7 @@ class PoolAdmin(admin.ModelAdmin):  # type: ignore[misc]
         function = row["function"]
         if "_reset" in request.POST:
             state.caller.reset(function)
-            self._tell(request, function, "reset to what the code says")
+            self._tell(request, function, "reset to those of its code")
             return True
         if row["settings"] is None or not form.is_valid():
             return False
@@ -131,15 +131,15 @@ class PoolAdmin(admin.ModelAdmin):  # type: ignore[misc]
             form.add_error(None, str(exc))
             return False
         said = ", ".join(f"{name} to {'no bound' if value is None else value}" for name, value in changes.items())
-        self._tell(request, function, f"set {said}" if said else "")
+        self._tell(request, function, f"set: {said}, until the next deployment" if said else "")
         return True
 
     def _tell(self, request: HttpRequest, function: str, what: str) -> None:
         if what:
             self.log_change(request, Pool(name=function), what)
-            messages.success(request, f"{function}: {what}, until the next deployment.")
+            messages.success(request, f"Settings of {function} were {what}.")
         else:
-            messages.info(request, f"{function}: nothing was changed.")
+            messages.info(request, f"Settings of {function} are as they were.")
 
     def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
         return {

@@ -65,7 +65,7 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
 
     supports_async_task = True
     supports_get_result = True
-    supports_defer = False
+    supports_defer = True
     supports_priority = False
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
@@ -139,10 +139,15 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
         self.validate_task(task)
         function = self._function(task)
         result = self._result(task, "", args, kwargs)
+        inspect.signature(function.local).bind(*result.args, **result.kwargs)  # the TypeError of a plain call
         sent = {"task": task.module_path, "queue_name": task.queue_name, "args": result.args, "kwargs": result.kwargs}
         call = new_call()
         self.results.sent(call, sent)  # first, so that its container finds it
-        self.app.caller().send(function, call, [(0, tuple(result.args), result.kwargs)], kind="spawn")
+        caller, given = self.app.caller_of(function.owner), (0, tuple(result.args), result.kwargs)
+        if task.run_after is None:
+            caller.send(function, call, [given], kind="spawn")
+        else:
+            caller.spawn_at(function, call, given, task.run_after.timestamp())
         _set(result, id=call, enqueued_at=timezone.now())
         signals.task_enqueued.send(sender=type(self), task_result=result)
         return result
@@ -170,7 +175,7 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
             yield Error(
                 f"OPTIONS of the task backend {self.alias!r} can't have name, serialized or schedule",
                 hint="They are of one function: use @app.function() for that one.",
-                id="scaleplug.E004",
+                id="scaleplug.E003",
             )
 
     def _known(self, call: str) -> Any:

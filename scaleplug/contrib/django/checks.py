@@ -9,7 +9,7 @@ from celery.fixups.django import DjangoFixup
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's words
 
 from scaleplug.contrib.django import conf
-from scaleplug.errors import InvalidError, did_you_mean
+from scaleplug.errors import did_you_mean
 from scaleplug.here import known_apps
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config, process_config
@@ -26,11 +26,7 @@ def _check_settings() -> Iterator[CheckMessage]:
         near = did_you_mean(f"{start}{name.upper()}", [f"{start}{known.upper()}" for known in knobs])
         hint = "docs/controller.md has a table of all settings."
         yield Error(f"{start}{name.upper()} is no setting of scaleplug{near}", hint=hint, id="scaleplug.E001")
-    try:
-        config = process_config()
-    except InvalidError as exc:
-        yield Error(str(exc), hint=f"Settings of Django are called {start}... there.", id="scaleplug.E002")
-        return
+    config = process_config()
     if config.redis_url is None:
         yield Warning(
             "scaleplug has no Redis, so calls of its functions fail",
@@ -42,7 +38,7 @@ def _check_settings() -> Iterator[CheckMessage]:
         Keyring(config.secret)
     except Exception as exc:  # noqa: BLE001  # whatever is wrong with it
         hint = f"Set {start}SECRET, or SCALEPLUG_SECRET, the same for all processes."
-        yield Error(str(exc), hint=hint, id="scaleplug.E003")
+        yield Error(str(exc), hint=hint, id="scaleplug.E002")
 
 
 def _check_functions() -> Iterator[CheckMessage]:

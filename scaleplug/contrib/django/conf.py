@@ -6,7 +6,9 @@ from typing import Any
 
 from celery import Celery, _state, current_app
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
+from scaleplug.errors import InvalidError
 from scaleplug.settings import Config
 
 PREFIX = "SCALEPLUG_"
@@ -49,13 +51,22 @@ def given() -> dict[str, Any]:
 
 
 def environ() -> dict[str, str]:
-    """Return the settings as the variables that they stand for; the broker's URL is the Redis where none is named."""
+    """Return the settings as the variables that they stand for; the broker's URL is the Redis where none is named.
+
+    Raises ImproperlyConfigured for a value that makes no sense.
+    """
     knobs, values = Config.knobs(), given()
     broker = None if (celery := celery_app()) is None else celery.conf.broker_url
     if "redis_url" not in values and isinstance(broker, str) and broker.startswith(REDIS):
         values["redis_url"] = broker
-    return {knobs[name].variable: _as_text(value) for name, value in values.items() if name in knobs}
+    return dict(_read(knobs[name].variable, value) for name, value in values.items() if name in knobs)
 
 
-def _as_text(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _read(variable: str, value: object) -> tuple[str, str]:
+    text = str(int(value)) if isinstance(value, bool) else str(value)
+    try:
+        Config.from_environ({variable: text})
+    except InvalidError as exc:
+        name = f"{prefix()}{variable.removeprefix(PREFIX)}"
+        raise ImproperlyConfigured(str(exc).replace(variable, name)) from None
+    return variable, text
