@@ -131,6 +131,7 @@ class ScalePlug(App):
                 values["SCALEPLUG_REDIS_URL"] = self.redis_url
             for variable, value in values.items():
                 os.environ.setdefault(variable, value)
+            os.environ.pop("FLASK_RUN_FROM_CLI", None)  # an entrypoint that serves the app means it
             if source is not None:  # what a controller starts imports the app by its name
                 paths = [source.folder, *filter(None, [os.environ.get("PYTHONPATH")])]
                 os.environ["PYTHONPATH"] = os.pathsep.join(paths)

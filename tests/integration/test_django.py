@@ -223,7 +223,7 @@ def test_a_controller_and_callers_find_each_other_by_the_settings(tmp_path: Path
     }
     assert manage(tmp_path, "migrate", "-v0", more=more).returncode == 0
     environ = {"DJANGO_DATA": str(tmp_path), "DJANGO_MORE": json.dumps(more)}
-    controller = Controller(tmp_path, manage=MANAGE, **environ)
+    controller = Controller(tmp_path, program=(MANAGE, "scaleplug"), **environ)
     try:
         controller.says("registered .*shop.solo.*stock.count.*tasks.shop-tasks-add")
         controller.says("ready")
