@@ -68,7 +68,9 @@ class OnCommit(Generic[P, R]):
     def map_on_commit(self, *input_iterators: Iterable[Any], kwargs: Mapping[str, Any] = {}) -> FunctionCall[R]:
         """Do what ``spawn_map`` does when the transaction commits; the inputs are read now."""
         function: Any = self
-        inputs = self._inputs_to_spawn(tuple(list(each) for each in input_iterators), kwargs)
+        columns = zip(*zip(*input_iterators, strict=False), strict=True)  # the shortest wins, and one may have no end
+        read = tuple(list(column) for column in columns) or tuple([] for _ in input_iterators)
+        inputs = self._inputs_to_spawn(read, kwargs)
         call: FunctionCall[R] = FunctionCall(new_call(), self._caller, self.full_name, length(inputs.iterables))
         when_committed(lambda: SpawnMap(function, self._caller(), call.object_id, inputs).run())
         return call

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks import views
 from tests.commands import ROOT
 from tests.helpers import wait_until
 from tests.web import csrf_token, site
@@ -171,3 +172,11 @@ def test_a_job_is_spawned_and_looked_for(words: httpx.Client):
     assert wait_until(found, 30) == {"state": "done", "words": {"word": 3}}
     assert words.delete(f"/jobs/{job}").status_code == 200
     assert words.get("/jobs/fc-unknown").status_code == 404
+
+
+# -- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_spawn_adds_little_to_a_view():
+    for plain, spawns in views.measure(40).values():
+        assert spawns.p50 - plain.p50 < 5 * views.MOST
