@@ -94,6 +94,10 @@ class View:
         """Whether containers of an older version serve, and none of the new one has been ready yet."""
         return self.proven is not None and self.proven.version != self.registration.version
 
+    def starts(self, version: str) -> bool:
+        """Return whether more containers of a version may be started."""
+        return version == self.registration.version or (self.proven is not None and version == self.proven.version)
+
     def update(self, registration: Registration, settings: FunctionSettings, *, retiring: bool) -> None:
         """Take what is registered now; the code before it goes on until a container of the new one is ready."""
         if retiring:

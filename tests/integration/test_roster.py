@@ -137,6 +137,35 @@ def test_what_is_gone_stays_as_long_as_old_code_runs_that_may_call_it(stage: Sta
     forgotten(stage, "shop.g")
 
 
+def test_a_failed_start_of_code_that_was_deployed_over_says_nothing_of_what_comes(stage: Stage):
+    one = replace(BASE, version="1", deployed=True, settings=replace(BASE.settings, max_containers=2))
+
+    def deploy(version: str) -> None:
+        made = replace(one, version=version)
+        stage.store.deploy("shop", b"", {"shop.f": made.seal(stage.keyring)}, {"shop.f": version}, [])
+        stage.round()
+
+    def started() -> list[str]:
+        return [request.version for request in stage.backend.started]
+
+    deploy("1")
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    wait_until(lambda: stage.round() or started() == ["1"])
+    first = stage.backend.started[0].container
+    assert stage.store.connect(first, "shop.f", 1, 1, [])
+    stage.store.client.delete(stage.store.keys.queue("shop.f"))
+    stage.round()
+    deploy("2")
+    assert started() == ["1", "2"]
+    deploy("3")  # the old one makes room
+    assert started() == ["1", "2"]
+    stage.backend.crash(stage.backend.started[1].container, 1, ["no weights"])
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    wait_until(lambda: stage.round() or len(started()) > 2)
+    assert "1" not in started()[2:]
+    assert stage.store.troubles(["shop.f"]) == {}
+
+
 def test_a_version_rolls_once_one_of_it_is_ready(stage: Stage):
     one, two = replace(BASE, version="1", deployed=True), replace(BASE, version="2", deployed=True)
     settings = replace(BASE.settings, min_containers=2, max_containers=3)
