@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -207,3 +208,60 @@ def test_a_version_that_fails_leaves_the_old_one_and_is_tried_again(stage: Stage
     assert stage.store.connect(new, "shop.f", 2, 1, [])
     wait_until(lambda: stage.round() or set(stage.store.containers("shop.f")) == {new})
     assert stage.store.troubles(["shop.f"]) == {}
+
+
+def rung(stage: Stage) -> bool:
+    """Tell if somebody has rung since the last round."""
+    return bool(stage.store.client.exists(stage.store.keys.bell))
+
+
+def idle_container(stage: Stage, settings: FunctionSettings) -> tuple[str, int]:
+    """Return a container that idles, of a function with these settings, and its epoch."""
+    stage.register(replace(BASE, settings=settings))
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    wait_until(lambda: stage.round() or stage.backend.started)
+    container = stage.backend.started[0].container
+    epoch = stage.store.connect(container, "shop.f", 1, 1, [])
+    stage.store.client.delete(stage.store.keys.queue("shop.f"))
+    stage.round()
+    return container, epoch
+
+
+def test_what_an_idle_container_takes_does_not_ring(stage: Stage):
+    container, epoch = idle_container(stage, BASE.settings)
+    stage.store.submit("shop.f", ["one"], most_pending=10)
+    assert not rung(stage)
+    queue, transit = stage.store.keys.queue("shop.f"), stage.store.keys.transit(container, epoch)
+    stage.store.client.lmove(queue, transit, "RIGHT", "LEFT")  # it still counts as idle
+    stage.store.submit("shop.f", ["two"], most_pending=10)
+    assert not rung(stage)
+    assert stage.store.begin(container, epoch, "shop.f", "one", 5.0, {}).status == "ok"
+    assert rung(stage)  # for the one that it has left
+
+
+def test_more_than_the_idle_containers_take_rings(stage: Stage):
+    idle_container(stage, BASE.settings)
+    stage.store.submit("shop.f", ["one", "two"], most_pending=10)
+    assert rung(stage)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [FunctionSettings(buffer_containers=1), FunctionSettings(max_inputs=2, target_inputs=2)],
+    ids=["a buffer", "several inputs at once"],
+)
+def test_what_the_controller_has_to_decide_on_rings(stage: Stage, settings: FunctionSettings):
+    idle_container(stage, settings)
+    stage.store.submit("shop.f", ["one"], most_pending=10)
+    assert rung(stage)
+
+
+def test_a_controller_that_takes_over_looks_what_the_last_ring_was_about(stage: Stage):
+    stage.register(BASE)
+    stage.round()
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    stage.store.client.delete(stage.store.keys.bell)  # another has heard it, and was killed
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    assert not rung(stage)
+    stage.controller._turn(threading.Event())
+    assert stage.backend.started
