@@ -398,19 +398,24 @@ def use_config(config: Config | None) -> None:
 
 
 _defaults: dict[str, str] = {}
+_seen: tuple[Mapping[Any, Any], Config] | None = None
 
 
 def use_defaults(values: Mapping[str, str]) -> None:
     """Let variables that the environment doesn't have be these: a web framework's settings."""
+    global _seen  # noqa: PLW0603  # it must be read again
     _defaults.clear()
     _defaults.update(values)
-
-
-def known_environ() -> Mapping[str, str]:
-    """Return the environment, with what :func:`use_defaults` set behind it."""
-    return ChainMap(os.environ, _defaults) if _defaults else os.environ
+    _seen = None
 
 
 def process_config() -> Config:
     """Return this process's configuration: what :func:`use_config` set, else its environment."""
-    return _process if _process is not None else Config.from_environ(known_environ())
+    global _seen  # noqa: PLW0603  # as there is one environment
+    if _process is not None:
+        return _process
+    # Every call asks. Comparing what is in os.environ takes 0.3 microseconds, looking up each variable 25.
+    held: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+    if _seen is None or _seen[0] != held:
+        _seen = (dict(held), Config.from_environ(ChainMap(os.environ, _defaults)))
+    return _seen[1]
