@@ -79,6 +79,10 @@ def test_async_inputs_do_not_close_each_others_connections(report: dict[str, Any
     assert report["together"] == [20] * 40
 
 
+def test_the_twin_leaves_no_connection_open(report: dict[str, Any]):
+    assert report["twin"] == [True, 0]
+
+
 def test_calls_are_sent_on_commit(report: dict[str, Any]):
     assert report["commit"] == {
         "early": "OutputExpiredError",

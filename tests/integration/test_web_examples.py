@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +29,20 @@ def test_a_readme_tells_how_to_start_it(folder: Path):
     text = (folder / "README.md").read_text()
     assert f"scaleplug run {'django' if folder is THUMBNAILS else 'flask'}:" in text
     assert f"cd examples/{folder.name}" in text
+
+
+def seen_by_a_browser(url: str, folder: Path, text: str) -> str:
+    """Return a page as a browser has it when its scripts have run, as soon as that holds ``text``."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs Chromium: apt install chromium")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--virtual-time-budget=2000")
+
+    def look() -> str:
+        done = subprocess.run([program, *flags, "--dump-dom", url], capture_output=True, text=True, check=False)
+        return done.stdout if text in done.stdout else ""
+
+    return wait_until(look, 60, f"the page shows {text!r}")
 
 
 # -- Django --------------------------------------------------------------------------------------------------------
@@ -88,6 +104,13 @@ def test_its_pages_need_nobody_else(gallery: httpx.Client):
             assert gallery.get(link).status_code == 200
 
 
+@pytest.mark.browser
+def test_a_browser_shows_the_thumbnails(gallery: httpx.Client, tmp_path: Path):
+    page = upload(gallery, *((f"{n}.jpg", jpeg(600, 500, n * 50)) for n in range(3)))
+    shown = seen_by_a_browser(str(page.url), tmp_path, "All 3 are done.")
+    assert shown.count("<img") == 3
+
+
 # -- Flask ---------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +141,13 @@ def test_a_job_is_done(jobs: httpx.Client):
     picture = pytest.importorskip("PIL.Image").open(io.BytesIO(jobs.get(f"{job.url}/picture").content))
     assert (picture.format, picture.n_frames) == ("WEBP", 5)
     assert ">done<" in jobs.get("/").text
+
+
+@pytest.mark.browser
+def test_a_browser_shows_what_was_drawn(jobs: httpx.Client, tmp_path: Path):
+    job = start(jobs, 3)
+    shown = seen_by_a_browser(str(job.url), tmp_path, ">done<")
+    assert re.search(r'<img alt="The zoom" src="/jobs/\d+/picture">', shown)
 
 
 def test_a_job_that_runs_is_cancelled(jobs: httpx.Client):

@@ -118,6 +118,9 @@ def report(out: str) -> None:
     told["commit"] = on_commit()
     told["sources"] = [app.source().kind, app.source().where]
     connection.close()
+    with scaleplug.testing.local():
+        found = [*threads.map(range(8)), *loop.map(range(8))]
+    told["twin"] = [all(during for _, during in found), open_files()]
     Path(out).write_text(json.dumps(told))
 
 
