@@ -45,6 +45,9 @@ class Target:
 def _find_source(where: str) -> Source:
     kind, mark, project = where.partition(":")
     if mark and kind in PROJECTS:
+        if not project:
+            example = {"django": "mysite.settings", "flask": "mysite"}[kind]
+            raise InvalidError(f"{where!r} names no project: write {kind}:{example}, say")
         return Source(kind, project, str(Path.cwd()))
     path = Path(where).expanduser()
     if path.is_file():

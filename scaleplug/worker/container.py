@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
-from weakref import WeakSet
 
 from celery import Celery, signals, states
 from celery.app.trace import build_tracer, setup_worker_optimizations
@@ -87,22 +86,14 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         self.blueprint.start(self)
 
 
-_TOLD: WeakSet[Celery] = WeakSet()
-"""Celery apps whose ``worker_init`` has been sent in this process, or the one it was forked from."""
-
-
 class _Worker(WorkController):  # type: ignore[misc]
     """A Celery worker that takes its options from code, and leaves pid files, signals and logging alone."""
 
     transport_options: dict[str, Any]
 
     def on_before_init(self, **_: Any) -> None:
-        # What Celery's own worker program does here, as far as a container needs it. Once for each Celery app: it is
-        # before the fork, as it is with Celery's prefork pool, and for what Celery's Django fix-up sets up then.
+        # What Celery's own worker program does here, as far as a container needs it.
         self.app.finalize()
-        if self.app not in _TOLD:
-            _TOLD.add(self.app)
-            signals.worker_init.send(sender=self)
 
 
 def _guarded(strategy: Callable[..., Any], intake: Intake | None) -> Callable[..., Any]:
