@@ -20,6 +20,7 @@ from scaleplug import around
 from scaleplug.context import running
 from scaleplug.errors import (
     ContainerCrashError,
+    Error,
     FunctionTimeoutError,
     InputCancellation,
     InputCancelledError,
@@ -284,6 +285,15 @@ class Runner:
                 f"the input took its container of {name} down {self.max_attempts} times"
                 f" (the last time: {claim.crash or 'unknown'}): it is not tried again"
             )
+
+    def spent(self, claim: Claim) -> Error | None:
+        """Return what an input must fail with that has had all its attempts, ``None`` if it has some left."""
+        if claim.attempt > self.max_attempts:
+            try:
+                self.check_verdict(claim, claim.task)
+            except Error as error:
+                return error
+        return None
 
     def _crashed(self, claim: Claim) -> bool:
         return claim.verdict != "timeout" and claim.attempt > self.max_attempts
