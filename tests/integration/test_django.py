@@ -103,7 +103,6 @@ def test_containers_set_up_the_project(report: dict[str, Any]):
 @pytest.fixture(scope="module")
 def queue(run_entrypoint: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """Return what Django's tasks have seen."""
-    pytest.importorskip("django_tasks")
     return run_entrypoint("queue")
 
 

