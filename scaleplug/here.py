@@ -67,6 +67,12 @@ def known_apps() -> list[App]:
     return list(_apps.values())
 
 
+def namesakes() -> list[tuple[App, App]]:
+    """Return Apps of this process that have the name of another one: containers would find only the last of them."""
+    ours = {app for app in _living if app.functions or app.classes}
+    return [(app, found) for app in ours if (found := _apps.get(app.name)) is not None and found is not app]
+
+
 def known_functions() -> list[Function[Any, Any]]:
     """Return the Functions of all this process's apps."""
     return [function for app in known_apps() for function in app.functions.values()]

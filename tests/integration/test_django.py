@@ -188,6 +188,7 @@ def test_the_admin_changes_nothing_without_its_token(visits: dict[str, Any]):
         ({"CELERY_SCALEPLUG_REDISURL": "x"}, "did you mean CELERY_SCALEPLUG_REDIS_URL"),
         ({"CELERY_SCALEPLUG_SPARES": "many"}, "CELERY_SCALEPLUG_SPARES must be a whole number, not 'many'"),
         ({"CELERY_TASK_ALWAYS_EAGER": True}, "scaleplug.W002"),
+        ({"SHOP_NAME": "stock"}, "two Apps are called 'stock', in shop.tasks and in shop.autoscaled"),
         ({"TASKS": {"default": {"BACKEND": "scaleplug.contrib.django.backend.ScalePlugBackend",
                                 "OPTIONS": {"max_container": 3}}}}, "max_container"),
     ],
@@ -228,7 +229,7 @@ def test_a_controller_and_callers_find_each_other_by_the_settings(tmp_path: Path
     environ = {"DJANGO_DATA": str(tmp_path), "DJANGO_MORE": json.dumps(more)}
     controller = Controller(tmp_path, program=(MANAGE, "scaleplug"), **environ)
     try:
-        controller.says("registered .*shop.solo.*stock.count.*tasks.shop-tasks-add")
+        controller.says("registered .*django-tasks.shop-tasks-add.*shop.solo.*stock.count")
         controller.says("ready")
         call = (
             "from shop.tasks import solo; from shop.autoscaled import count; print(solo.remote()[:2], count.remote())"

@@ -71,7 +71,7 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
         given = dict(self.options)
-        name = given.pop(BACKEND, "tasks" if alias == "default" else f"tasks-{alias}")
+        name = given.pop(BACKEND, "django-tasks" if alias == "default" else f"django-tasks-{alias}")
         self.settings = given
         known = _MADE.get(alias)  # Django makes a backend for each thread
         if known is None or known[0] != self.options:
@@ -90,7 +90,7 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
 
     def _function(self, task: Any) -> Function[..., Any]:
         known = self.functions.get(task.module_path)
-        if known is None or known.raw is None or inspect.unwrap(known.raw) is not task.func:
+        if known is None or getattr(known.raw, "__wrapped__", None) is not task.func:
             known = self.app.function(name=_name(task.module_path), **self.settings)(self._body(task))
             self.functions[task.module_path] = known
         return known

@@ -8,9 +8,10 @@ from typing import Any
 from celery.fixups.django import DjangoFixup
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Django's words
 
+from scaleplug.app import App
 from scaleplug.contrib.django import conf
 from scaleplug.errors import did_you_mean
-from scaleplug.here import known_apps
+from scaleplug.here import known_apps, namesakes
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config, process_config
 
@@ -42,6 +43,14 @@ def _check_settings() -> Iterator[CheckMessage]:
 
 
 def _check_functions() -> Iterator[CheckMessage]:
+    for hidden, found in namesakes():
+        one, other = (_module_of(app) for app in (hidden, found))
+        if one != other:  # else its module was imported again
+            yield Error(
+                f"two Apps are called {found.name!r}, in {one} and in {other}",
+                hint=f"Give each a name of its own, as in scaleplug.App({one.partition('.')[0]!r}, ...).",
+                id="scaleplug.E004",
+            )
     for app in known_apps():
         if app.plugged and app.celery.conf.task_always_eager:
             yield Warning(
@@ -56,3 +65,8 @@ def _check_functions() -> Iterator[CheckMessage]:
                 hint='Put os.environ.setdefault("DJANGO_SETTINGS_MODULE", ...) above Celery(...).',
                 id="scaleplug.W003",
             )
+
+
+def _module_of(app: App) -> str:
+    owners: list[Any] = [*app.functions.values(), *app.classes.values()]
+    return str(next((each.raw.__module__ for each in owners if each.raw is not None), ""))

@@ -60,4 +60,5 @@ TASKS = {
 
 CELERY_SCALEPLUG_RESULT_TTL = 3_600
 CELERY_SCALEPLUG_SHOW_ARGUMENTS = True
+SHOP_NAME = "shop"
 globals().update(json.loads(os.environ.get("DJANGO_MORE", "{}")))

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from celery import current_task, shared_task
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
@@ -25,7 +26,7 @@ try:
 except ImportError:  # Django 5.2
     from django_tasks import task
 
-app = scaleplug.App("shop", celery=celery)
+app = scaleplug.App(settings.SHOP_NAME, celery=celery)
 
 
 def looked() -> list[int]:

@@ -27,7 +27,7 @@ def visit() -> dict[str, object]:
             client.post(PAGE, CHANGE).status_code
         ]
     page = client.get(LIST).content.decode()
-    told["listed"] = [name in page for name in ("shop.solo", "stock.count", "tasks.shop-tasks-add")]
+    told["listed"] = [name in page for name in ("shop.solo", "stock.count", "django-tasks.shop-tasks-add")]
     told["changed"] = told_of(client)
     told["refused"] = [
         error
