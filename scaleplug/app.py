@@ -25,7 +25,7 @@ from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
-from scaleplug.schedules import Schedule, check_schedule
+from scaleplug.schedules import Cron, Daily, Rule, Schedule, check_changes, check_profile, check_schedule
 from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
 from scaleplug.settings import (
@@ -35,11 +35,13 @@ from scaleplug.settings import (
     as_retries,
     check_flag,
     check_name,
+    override,
     process_config,
     renamed,
 )
 from scaleplug.store import Store, require_url
 from scaleplug.task import make_task
+from scaleplug.timekeeping import beat_settings, keep_time
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,6 +110,7 @@ class App:
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
+        autoscaler_profile: Daily | None = None,
         concurrency_limit: int | None = None,
         keep_warm: int | None = None,
         container_idle_timeout: float | None = None,
@@ -120,7 +123,8 @@ class App:
         ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
         leaves after one input; one that uses more than ``memory`` MiB is killed. ``serialized=True`` pickles the
         callable instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a
-        Period; the function must be callable without arguments then. ``None`` leaves a setting at its default.
+        Period; the function must be callable without arguments then. ``autoscaler_profile`` is a Daily: other settings
+        for parts of the day. ``None`` leaves a setting at its default.
         ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
         ``min_containers`` and ``scaledown_window``.
         Raises InvalidError.
@@ -151,11 +155,14 @@ class App:
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
-        return cast("FunctionDecorator", lambda function: self._add(function, name, settings, serialized, schedule))
+        profile = check_profile(autoscaler_profile)
+        rules = profile.rules(settings) if profile is not None else ()
+        return cast("FunctionDecorator", lambda raw: self._add(raw, name, settings, serialized, schedule, rules))
 
     def _add(
-        self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool, schedule: Schedule | None
-    ) -> Function[Any, Any]:
+        self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool, schedule: Schedule | None,
+        rules: tuple[Rule, ...],
+    ) -> Function[Any, Any]:  # fmt: skip
         raw, options = unmark(raw)
         if options:
             settings = with_options(settings, options)
@@ -172,7 +179,7 @@ class App:
         if not serialized:
             check_importable(raw, "@app.function")
         self._check_free(given, raw)
-        function = Function(self, raw, given, settings, serialized=serialized, schedule=schedule)
+        function = Function(self, raw, given, settings, serialized=serialized, schedule=schedule, rules=rules)
         self.functions[given] = function
         return function
 
@@ -183,6 +190,39 @@ class App:
             raise InvalidError(
                 f"the app {self.name!r} has a {kind} {name!r} already ({known.__module__}): use name= for one of them"
             )
+
+    def schedule_autoscaler(
+        self,
+        function: Function[Any, Any],
+        cron: str | Cron,
+        *,
+        timezone: str | None = None,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> None:
+        """Change settings of a function's autoscaler at the times of a cron expression, as ``update_autoscaler`` does.
+
+        They hold until the next such time of the function, or the next change by hand. A deployment starts with what
+        the last of these times said. Raises InvalidError.
+        """
+        given_function: object = function
+        if not isinstance(given_function, Function) or self.functions.get(function.name) is not function:
+            raise InvalidError(f"schedule_autoscaler is for a Function of the app {self.name!r}, not for {function!r}")
+        if isinstance(cron, Cron) and timezone is not None:
+            raise InvalidError(f"timezone={timezone!r} was given beside a Cron: give it to the Cron")
+        when = cron if isinstance(cron, Cron) else Cron(cron, timezone if timezone is not None else "UTC")
+        given = {
+            "min_containers": min_containers,
+            "max_containers": max_containers,
+            "buffer_containers": buffer_containers,
+            "scaledown_window": scaledown_window,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        check_changes("schedule_autoscaler", changes)
+        override(function.settings, changes)
+        function.rules = (*function.rules, Rule(when, changes))
 
     def cls(  # noqa: PLR0913  # the options of the public decorator
         self,
@@ -299,7 +339,7 @@ class App:
             return
         made = hasattr(self.celery._local, "backend")  # noqa: SLF001  # a twin's eager tasks have asked for one
         rebound, self._bound = bool(self._bound) or made, url
-        self.celery.conf.update(broker_url=url, result_backend=url)
+        self.celery.conf.update(broker_url=url, result_backend=url, **beat_settings(url, self.keys.beat))
         if rebound:  # another run in the same process, as in tests: what Celery made for the old one must go
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
             self.celery._backend_cache = None  # noqa: SLF001
@@ -429,6 +469,8 @@ class App:
             return
         for owner in self.owners():
             self.ready_for_calls(owner)
+        if isinstance(caller, RedisCaller):
+            keep_time(caller, self.name, self.owners())
 
 
 class DeployedApp(App):

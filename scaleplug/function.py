@@ -34,7 +34,7 @@ from scaleplug.loops import in_event_loop
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
-from scaleplug.schedules import Schedule
+from scaleplug.schedules import Rule, Schedule
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_flag, check_name
 from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
@@ -66,11 +66,11 @@ class Function(Autoscaled, Generic[P, R]):
     def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
         self, app: App, raw: Callable[P, R] | None, name: str, settings: FunctionSettings, *, serialized: bool = False,
         task: Any = None, owner: Owner | None = None, options: Mapping[str, Any] | None = None,
-        schedule: Schedule | None = None,
+        schedule: Schedule | None = None, rules: tuple[Rule, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.app, self.raw, self.name, self.settings, self.serialized = app, raw, name, settings, serialized
-        self.options, self.schedule = dict(options or {}), schedule
+        self.options, self.schedule, self.rules = dict(options or {}), schedule, rules
         self.title = f"{app.name}.{name}"
         self.owner: Owner = owner or self
         self._generates = None if raw is None else is_generator(raw)
@@ -176,6 +176,7 @@ class Function(Autoscaled, Generic[P, R]):
         return Registration(
             self.title, self.app.name, self.app.source_of(serialized=self.serialized), self.serialized, self.settings,
             callables={"": kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
+            autoscaler=tuple(rule.to_dict() for rule in self.rules),
         )  # fmt: skip
 
     def variant(self, base: Registration) -> Registration:
@@ -194,7 +195,7 @@ class Function(Autoscaled, Generic[P, R]):
     @property
     def made_of(self) -> tuple[Any, ...]:
         """What it is made of here."""
-        return self.raw, self.settings, self.schedule, self.serialized
+        return self.raw, self.settings, self.schedule, self.rules, self.serialized
 
     @property
     def pool_settings(self) -> FunctionSettings:

@@ -90,7 +90,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         try:
             with _sending(None if again else caller, self.name, task_id, name):
                 return super().apply_async(
-                    args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
+                    args, kwargs, task_id=task_id, producer=self._producer(producer),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
@@ -98,6 +98,10 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             if isinstance(wrapped, NoRoomError):
                 wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
             raise wrapped if isinstance(wrapped, Error) else exc from None
+
+    def _producer(self, given: Any) -> Any:
+        # A group or a beat brings one of the Celery app's own broker, which may be another one.
+        return given if self.recording else self.function.producer()
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult:
         """Run it in this process, as Celery does for ``task_always_eager``."""
