@@ -7,7 +7,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from celery import Celery
 
@@ -20,7 +20,7 @@ from scaleplug.concurrency import together, unmark
 from scaleplug.definitions import check_callable_alone, check_importable, name_of_caller, same_place, source_of
 from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
-from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError
+from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, did_you_mean
 from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
@@ -90,6 +90,15 @@ class App:
 
     def __repr__(self) -> str:
         return f"<App {self.name} of {len(self.functions)} functions and {len(self.classes)} classes>"
+
+    if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+
+        def __getattr__(self, name: str) -> Any:
+            """Be what ``celery -A`` names: a module's ``app`` is what it looks for first."""
+            celery = self.__dict__.get("celery")
+            if name.startswith("_") or not hasattr(celery, name):
+                raise AttributeError(f"the App has no {name!r}{did_you_mean(name, dir(type(self)))}")
+            return getattr(celery, name)
 
     # -- decorators ------------------------------------------------------------------------------------------------
 

@@ -190,7 +190,11 @@ class TimedEntry(RedBeatSchedulerEntry):  # type: ignore[misc]
     def is_due(self) -> Any:
         """Return whether it is due, and in how many seconds to ask again."""
         try:
-            return super().is_due()
+            due, pause = super().is_due()
+            if due and type(self.schedule) is interval:  # Celery counts from now on, and so falls behind
+                following = self._moment() + self.schedule.run_every
+                pause = max(0.0, (following - self.default_now()).total_seconds())
+            return schedstate(due, pause)
         except Exception as exc:  # noqa: BLE001  # one entry must not stop the others
             _tell(self.key, self.seen, exc)
             return schedstate(False, UNREADABLE_SECONDS)
