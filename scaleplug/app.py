@@ -7,6 +7,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from celery import Celery
@@ -20,7 +21,7 @@ from scaleplug.concurrency import together, unmark
 from scaleplug.definitions import check_callable_alone, check_importable, name_of_caller, same_place, source_of
 from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
-from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError, did_you_mean
+from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
 from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
@@ -361,6 +362,13 @@ class App:
                 f"a function of {self.name!r} was called while a container imports the file that defines it: "
                 "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
             )
+        if here.twin() is None and self.celery.conf.task_always_eager:
+            eager: Caller = import_module("scaleplug.testing.eager").caller()  # it stands above this module
+            return eager
+        return self._shared_caller()
+
+    def _shared_caller(self) -> Caller:
+        """Return what registers functions too: that of Redis, also where calls run eagerly in this process."""
         caller = here.twin() or here.caller_for(self.config)
         if isinstance(caller, RedisCaller):
             with here.lock:
@@ -369,18 +377,9 @@ class App:
 
     def ready_for_calls(self, owner: Owner, *, again: bool = False) -> Caller:
         """Return the caller, after making sure that the registry knows a function; ``again``, since it had not."""
-        caller = self.caller_of(owner)
+        caller = self.caller()
         self.make_known(caller, owner, again=again)
         return caller
-
-    def caller_of(self, owner: Owner) -> Caller:
-        """Return what carries a function's calls; it makes the function known when it sends. Never blocks."""
-        if here.twin() is None and self.celery.conf.task_always_eager:
-            raise ConfigurationError(
-                f"task_always_eager is on, so {owner.base_name} can only be called as a Celery task: "
-                "run the code inside scaleplug.testing.local(), or turn it off"
-            )
-        return self.caller()
 
     def make_known(self, caller: Caller, owner: Owner, *, again: bool = False) -> None:
         """Make sure that the registry knows a function; may block."""
@@ -419,7 +418,7 @@ class App:
         Containers of the version before make way when one of the new version is ready; settings changed by
         ``update_autoscaler`` are the decorators' again; functions that are gone finish their inputs and go.
         """
-        caller = self.caller()
+        caller = self._shared_caller()
         if not isinstance(caller, RedisCaller):
             raise ExecutionError("an app can't be deployed in a test twin")
         if not self.functions and not self.classes:
@@ -473,11 +472,11 @@ class App:
 
         An app that was stopped is there again; one that is deployed stays as it was deployed.
         """
-        caller = self.caller()
+        caller = self._shared_caller()
         if isinstance(caller, RedisCaller) and not revive(caller.store, caller.keyring, self.name):
             return
         for owner in self.owners():
-            self.ready_for_calls(owner)
+            self.make_known(caller, owner)
         if isinstance(caller, RedisCaller):
             keep_time(caller, self.name, self.owners())
 

@@ -508,7 +508,7 @@ class Function(Autoscaled, Generic[P, R]):
         return Inputs(f"{self.full_name}.spawn_map", input_iterators, kwargs)
 
     def _caller(self) -> Caller:
-        return self.app.caller_of(self.owner)
+        return self.app.caller()
 
     def known_caller(self) -> Caller:
         """Return what carries its calls, after making sure that the registry knows it."""
