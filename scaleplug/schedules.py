@@ -124,7 +124,7 @@ class Rule:
     """From each time of ``cron`` on these settings hold."""
 
     cron: Cron
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
@@ -157,7 +157,7 @@ class Daily:
     Raises InvalidError.
     """
 
-    spans: Mapping[str, Mapping[str, Any]]
+    spans: Mapping[str, Mapping[str, Any]] = field(hash=False)
     timezone: str = "UTC"
 
     def __post_init__(self) -> None:
