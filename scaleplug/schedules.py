@@ -196,7 +196,7 @@ def _minutes(span: object) -> tuple[int, int]:
     """Return when a span begins and ends, in minutes since midnight."""
     found = SPAN.fullmatch(span) if isinstance(span, str) else None
     begin, end = (60 * int(h) + int(m) for h, m in (found.group(1, 2), found.group(3, 4))) if found else (0, 0)
-    if begin % DAY == end % DAY or end > DAY:
+    if begin == end or end > DAY:
         raise InvalidError(f"a span of a Daily is two times of the day, as in '06:00-22:00', not {span!r}")
     return begin, end
 

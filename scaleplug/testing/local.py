@@ -27,6 +27,7 @@ from celery import current_task
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
+from scaleplug.app import App
 from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
 from scaleplug.cls import BoundMethod, Cls
@@ -164,12 +165,12 @@ class LocalRun:
                 names = sorted({item.function.full_name for item in self._left()})
                 raise TimeoutError(f"inputs of {', '.join(names)} have not ended after {timeout:g} s")
 
-    def pass_time(self, begin: datetime, end: datetime) -> list[tuple[datetime, str]]:
-        """Call what schedules start after ``begin`` and up to ``end``, and change what profiles and their kind change.
+    def pass_time(self, app: App, begin: datetime, end: datetime) -> list[tuple[datetime, str]]:
+        """Call what an app's schedules start after ``begin`` and up to ``end``, and change what its profiles change.
 
         Each call is waited for before the next; returns when was what, in order.
         """
-        return pass_time(self, known_functions(), begin, end)
+        return pass_time(self, app.functions.values(), begin, end)
 
     def _left(self) -> list[LocalInput]:
         return [*self._running, *self._not_begun()]

@@ -53,7 +53,7 @@ class Twin:
     def keep_time(self, app: App, seconds: float) -> None:
         """See Side: it passes at once."""
         now = datetime.now(UTC)
-        self.run.pass_time(now, now + timedelta(seconds=seconds))
+        self.run.pass_time(app, now, now + timedelta(seconds=seconds))
 
     def ran(self, function: Function[..., Any]) -> int:
         """See Side."""

@@ -196,9 +196,9 @@ def test_time_passes_in_the_twin():
     app.function(serialized=False, schedule=Cron("0 7 * * *"))(_top(morning))
     app.function(schedule=Period(hours=12))(_top(each_half_day))
     with local() as run:
-        done = run.pass_time(at(5, 0), at(23, 0))
+        done = run.pass_time(app, at(5, 0), at(23, 0))
         with pytest.raises(InvalidError, match="time zone"):
-            run.pass_time(datetime(2026, 1, 1), datetime(2026, 1, 2))  # noqa: DTZ001
+            run.pass_time(app, datetime(2026, 1, 1), datetime(2026, 1, 2))  # noqa: DTZ001
     assert said == [("morning", 4), ("half a day", 4)]
     assert [(f"{moment:%H:%M}", name) for moment, name in done] == [
         ("06:00", "passing.warm"), ("07:00", "passing.morning"), ("17:00", "passing.each_half_day"),
