@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
 from celery.result import AsyncResult
-from kombu import Connection, Producer
+from kombu import Connection
 
 from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
@@ -39,7 +39,7 @@ from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as
 from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
 from scaleplug.task import POOL, eager
-from scaleplug.transport import Transport
+from scaleplug.transport import PlainProducer, Transport
 
 if TYPE_CHECKING:
     from scaleplug.app import App
@@ -297,12 +297,12 @@ class Function(Autoscaled, Generic[P, R]):
         pool = self.pool()
         return signature.set(queue=self.queue, **{POOL: pool}) if pool else signature
 
-    def producer(self) -> Producer:
+    def producer(self) -> PlainProducer:
         """Return this thread's producer to the function's queue."""
         store, made = self.app.store, getattr(self._local, "made", None)
         if made is None or made[0] is not store:
             options = {"store": store, "most_pending": self.app.config.max_spawned}
-            made = self._local.made = (store, Producer(Connection(transport=Transport, transport_options=options)))
+            made = self._local.made = (store, PlainProducer(Connection(transport=Transport, transport_options=options)))
         return made[1]
 
     # -- one input -------------------------------------------------------------------------------------------------
