@@ -43,11 +43,15 @@ class Row:
 
 
 @click.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@place_options
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, as_json: bool, redis_url: str | None, run: str | None) -> None:
     """Show what happens by itself and when, or run, pause or resume one of it."""
     if ctx.invoked_subcommand is None:
-        ctx.invoke(show, as_json=False, redis_url=None, run=None)
+        ctx.invoke(show, as_json=as_json, redis_url=redis_url, run=run)
+    elif as_json or redis_url or run:
+        raise click.UsageError(f"write options behind {ctx.invoked_subcommand!r}")
 
 
 @command.command("list")
