@@ -221,9 +221,10 @@ class Run:
             forget_callers(self.config.redis_url, lost="the private Redis of this run has died")
 
     def _drop_lease(self) -> None:
-        # Its holder is known to be dead, and nobody else has a controller in this namespace.
+        # Its holder is known to be dead, and nobody else has a controller in this namespace; so is that of its beat.
+        keys = Keys(self.config.namespace)
         with contextlib.suppress(Exception):
-            connect(require_url(self.config.redis_url)).delete(Keys(self.config.namespace).lease)
+            connect(require_url(self.config.redis_url)).delete(keys.lease, f"{keys.beat}:lock")
 
     def stop(self, drained: Callable[[], object] = lambda: None) -> None:
         """End everything that was started; ``drained`` is called while Redis still has all that containers printed."""

@@ -60,8 +60,14 @@ celery = Celery("project", broker="memory://", backend="cache+memory://")
 celery.conf.update(task_serializer="json", result_serializer="json", accept_content=["json"])
 functions = scaleplug.App("plugged", celery=celery, redis_url=URL)
 
+celery.conf.beat_schedule = {"own": {"task": "plugged.named", "schedule": 1.0, "args": [1]}}
+
 @functions.function(schedule=scaleplug.Period(seconds=1))
 def each_second():
+    pass
+
+@functions.function()
+def named(x):
     pass
 """
 
@@ -201,6 +207,7 @@ def test_the_beat_of_a_project_with_a_broker_of_its_own_serves_functions_too(
     beat = place.start("-m", "celery", "-A", "plug", "beat", "-l", "info", *scheduler, *options)
     for _ in range(2):
         place.more("plugged.each_second")
+    place.more("plugged.named")  # the project's own entry of a function
     assert beat.end() == 0
 
 
@@ -271,9 +278,12 @@ def test_two_schedules_that_warm_a_pool_by_day(quiet_run: Run) -> None:
     def least() -> int:
         return two_schedules.inference_server.autoscaler.settings().min_containers
 
-    two_schedules.inference_server.update_autoscaler(min_containers=1)
-    least_at(0, 0)  # what was missed since the registration
-    wait_until(lambda: least() != 1, 20, "the schedules that were missed")
+    def ran(function: Any) -> int:
+        return two_schedules.app.store.counters(function.full_name).get("finished", 0)
+
+    least_at(0, 0)  # both were missed since the registration
+    both = (two_schedules.increase_warm_pool, two_schedules.decrease_warm_pool)
+    wait_until(lambda: all(ran(function) == 1 for function in both), 30, "the schedules that were missed")
     two_schedules.inference_server.update_autoscaler(min_containers=1)
     for days, hour, expected in ((0, 6, 2), (0, 22, 0), (1, 6, 2)):
         least_at(days, hour)
