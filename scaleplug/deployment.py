@@ -17,7 +17,7 @@ from scaleplug.pools import Owner, code_version, pickled_code, rebased
 from scaleplug.registry import Registration, lookup, unreadable
 from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
-from scaleplug.timetable import Timetable, present_overrides
+from scaleplug.timetable import Timetable, check_rules, present_overrides
 
 LOCK_SECONDS = 30.0
 
@@ -141,6 +141,8 @@ def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) ->
             before = None  # of a secret that is no longer used
         number = before.version + 1 if before else 1
         made, codes = _registrations(keyring, owners, number)
+        now = datetime.now(UTC)
+        check_rules(made.values(), now)
         pools, gone = _pools(store, keyring, app, made)
         for name, (version, sealed) in codes.items():
             put_code(store, name, version, sealed)
@@ -149,7 +151,7 @@ def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) ->
             app=app, version=number, at=time.time(), source=source, functions=tuple(r.name for r in made.values()),
             gone=tuple(sorted(n.removeprefix(f"{app}.") for n in gone if "~" not in n)),
         )  # fmt: skip
-        every, timetable, now = made | pools, Timetable(store), datetime.now(UTC)
+        every, timetable = made | pools, Timetable(store)
         store.deploy(
             app, deployment.seal(keyring), {n: r.seal(keyring) for n, r in every.items()},
             {n: r.version for n, r in every.items()}, gone,

@@ -15,7 +15,7 @@ from scaleplug.errors import NotFoundError
 from scaleplug.pools import Owner
 from scaleplug.schedules import rules_from
 from scaleplug.server import client_url
-from scaleplug.timetable import LOCK_SECONDS, LOOP_SECONDS, Timetable, present_changes, read_registration
+from scaleplug.timetable import LOCK_SECONDS, LOOP_SECONDS, Timetable, check_rules, present_changes, read_registration
 
 logger = logging.getLogger("scaleplug")
 
@@ -24,6 +24,7 @@ def keep_time(caller: RedisCaller, app: str, owners: Iterable[Owner]) -> None:
     """Let what nobody deployed happen by itself too, as long as it is registered."""
     made = [registration for owner in owners if (registration := owner.registration()) is not None]
     timetable, now = Timetable(caller.store), datetime.now(UTC)
+    check_rules(made, now)
     timetable.put(app, made, now)
     ruled = [registration for registration in made if registration.autoscaler]
     paused = timetable.paused(app) if ruled else set()

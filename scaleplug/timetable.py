@@ -20,6 +20,7 @@ from scaleplug.errors import InvalidError, NotFoundError, SerializationError, di
 from scaleplug.registry import Registration, seal_override
 from scaleplug.schedules import Cron, Schedule, rules_from, schedule_from, settings_at
 from scaleplug.serializer import Keyring
+from scaleplug.settings import override
 from scaleplug.store import Store
 from scaleplug.store.scripts import as_text
 
@@ -271,6 +272,19 @@ def _from_json(values: dict[str, Any] | None) -> datetime | None:
     if isinstance(zone, str):
         return datetime(**given, tzinfo=ZoneInfo(zone))
     return datetime(**given, tzinfo=UTC) - timedelta(seconds=zone)  # redbeat's: seconds east of Greenwich
+
+
+def check_rules(registrations: Iterable[Registration], now: datetime) -> None:
+    """Refuse rules of an autoscaler that don't go together at their next times, or now; raises InvalidError."""
+    for each in registrations:
+        rules = rules_from(each.autoscaler)
+        for moment in (now, *(rule.cron.next_after(now) for rule in rules)):
+            try:
+                override(each.settings, settings_at(rules, moment))
+            except InvalidError as exc:
+                raise InvalidError(
+                    f"the autoscaler of {each.shown} would be told on {moment:%Y-%m-%d at %H:%M %Z}: {exc}"
+                ) from None
 
 
 def present_overrides(

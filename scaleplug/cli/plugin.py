@@ -18,11 +18,14 @@ from scaleplug.cli.main import _Group
 class _Plugin(_Group):
     """The same group, after looking at the project."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        found = super().resolve_command(ctx, args)
         project = getattr(ctx.obj, "app", None)
-        if project is not None:
+        if project is not None and found[0] != "run":  # which brings a Redis along
             _adopt(ctx, project)
-        return super().invoke(ctx)
+        return found
 
 
 def _adopt(ctx: click.Context, project: Any) -> None:

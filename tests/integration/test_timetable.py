@@ -15,6 +15,7 @@ from redbeat.schedulers import RedBeatSchedulerEntry, ensure_conf
 from scaleplug import App, Cron, Daily, Period, here
 from scaleplug.beat import Beat, CronSchedule, TakenError, TimedEntry, teach
 from scaleplug.deployment import deploy, stop
+from scaleplug.errors import InvalidError
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config, use_config
 from scaleplug.timekeeping import apply_rule
@@ -353,6 +354,16 @@ def test_a_profile_holds_from_the_deployment_on_and_changes_with_the_day(site: S
     assert site.settings(warm).min_containers == 2  # by hand, until the next time
     site.move(START.replace(day=4, hour=6, minute=1))
     assert site.settings(warm).min_containers == 4
+
+
+def test_rules_that_do_not_go_together_are_refused_by_the_deployment(site: Site) -> None:
+    warm = site.function("warm")
+    site.app.schedule_autoscaler(warm, "0 6 * * *", min_containers=4)
+    site.app.schedule_autoscaler(warm, "0 22 * * *", max_containers=2)
+    with pytest.raises(InvalidError, match=r"the autoscaler of timed.warm would be told on .*min_containers \(4\)"):
+        site.app.deploy()
+    assert site.store.functions() == {}
+    assert site.timetable.entries() == []
 
 
 def test_rules_that_come_late_say_what_holds_now(site: Site) -> None:
