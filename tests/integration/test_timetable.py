@@ -16,6 +16,8 @@ from scaleplug import App, Cron, Daily, Period, here
 from scaleplug.beat import Beat, CronSchedule, TakenError, TimedEntry, teach
 from scaleplug.deployment import deploy, stop
 from scaleplug.errors import InvalidError
+from scaleplug.memory import Memory
+from scaleplug.registry import registrations
 from scaleplug.serializer import Keyring
 from scaleplug.settings import Config, use_config
 from scaleplug.timekeeping import apply_rule
@@ -195,6 +197,17 @@ def test_what_was_missed_is_made_up_for_once(site: Site) -> None:
     for _ in range(3):
         site.turn()
     assert (site.calls("hourly"), site.calls("often")) == (1, 1)
+
+
+def test_a_redis_that_comes_back_empty_gets_the_timetable_of_what_is_deployed(site: Site) -> None:
+    site.function("often", schedule=Period(minutes=1))
+    site.app.deploy()
+    memory, rows = Memory(site.store), site.store.registry()
+    assert not memory.restore()
+    memory.note(rows, registrations(site.store.functions(), site.keyring).values(), None)
+    site.client.flushall()
+    assert memory.restore()
+    assert [entry.name for entry in site.timetable.entries()] == ["timed.often"]
 
 
 # -- changes of the clocks -----------------------------------------------------------------------------------------
