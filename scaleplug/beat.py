@@ -7,10 +7,12 @@ redbeat's lock, so one of them acts; an entry is also taken by comparing what st
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -260,10 +262,17 @@ class Starter:
             self._elsewhere[app] = DeployedApp(app, redis_url=self._config.redis_url)
         return Function(self._elsewhere[app], None, name, FunctionSettings())
 
-    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Start what a Celery beat would send by its name, since its process has no such task."""
-        options.pop("producer", None)
-        return self.start(name, args or (), kwargs or {}, options)
+    def start_or(
+        self, send: Callable[..., Any], name: str, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Start a task that a beat's process doesn't have; ``send`` takes those that are no functions."""
+        try:
+            plain = {key: value for key, value in options.items() if key != "producer"}
+            return self.start(name, args or (), kwargs or {}, plain)
+        except NotFoundError:
+            if self.owns(name):
+                raise
+            return send(name, args, kwargs, **options)
 
 
 class Scheduler(RedBeatScheduler):  # type: ignore[misc]
@@ -273,6 +282,7 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
 
     def __init__(self, app: Celery, starter: Starter) -> None:
         self.starter = starter
+        self.told: dict[str, float] = {}
         super().__init__(app, max_interval=LOOP_SECONDS, lock_timeout=LOCK_SECONDS)
 
     def setup_schedule(self) -> None:
@@ -284,24 +294,22 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
         if due:
             try:
                 self.reserve(entry)
-                self._start(entry)
+                self.starter.start_or(self.app.send_task, entry.task, entry.args, entry.kwargs, **entry.options)
                 logger.info("beat: started %s", entry.name)
             except (RedisConnectionError, RedisTimeoutError):
                 raise
             except TakenError:
                 logger.info("beat: %s was taken by another beat, or changed", entry.name)
             except Exception as exc:  # noqa: BLE001  # one entry must not stop the others
-                logger.warning("beat: %s was due and not started: %s: %s", entry.name, type(exc).__name__, exc)
+                self._tell(entry, exc)
         return pause
 
-    def _start(self, entry: TimedEntry) -> None:
-        args, kwargs = entry.args or (), entry.kwargs or {}
-        try:
-            self.starter.start(entry.task, args, kwargs, entry.options)
-        except NotFoundError:
-            if self.starter.owns(entry.task):
-                raise
-            self.app.send_task(entry.task, args, kwargs, **entry.options)  # an ordinary task of a Celery app
+    def _tell(self, entry: TimedEntry, exc: Exception) -> None:
+        """Tell why an entry was not started; the same once a minute, since it may stay due."""
+        what, now = f"{entry.name} was due and not started: {type(exc).__name__}: {exc}", time.monotonic()
+        if now - self.told.get(what, -UNREADABLE_SECONDS) >= UNREADABLE_SECONDS:
+            self.told = {text: at for text, at in self.told.items() if now - at < UNREADABLE_SECONDS} | {what: now}
+            logger.warning("beat: %s", what)
 
     @property
     def _maybe_due_kwargs(self) -> dict[str, Any]:
@@ -392,7 +400,8 @@ def join(service: Any) -> None:
         place = ensure_conf(service.app).schedule_key if isinstance(scheduler, RedBeatScheduler) else None
         if place == f"{app.keys.beat}:schedule":
             teach()
-            scheduler.Entry, scheduler.send_task = TimedEntry, Starter(config, _now).send_task
+            scheduler.Entry = TimedEntry
+            scheduler.send_task = functools.partial(Starter(config, _now).start_or, scheduler.send_task)
             continue
         stop = threading.Event()
         thread = threading.Thread(target=serve, args=(config, stop), daemon=True, name="scaleplug-beat")

@@ -70,4 +70,3 @@ def _on_beat(sender: Any = None, **_: Any) -> None:
 
 
 signals.beat_init.connect(_on_beat)
-signals.beat_embedded_init.connect(_on_beat)

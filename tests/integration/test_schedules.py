@@ -16,6 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from redbeat import RedBeatSchedulerEntry
 
 from scaleplug.beat import Beat
 from scaleplug.embedded import EmbeddedRedis
@@ -186,10 +187,13 @@ def test_celery_s_own_beat_calls_functions_with_redbeat(place: Place) -> None:
     place.client.hset(f"{place.keys.beat}bad", "definition", "nonsense")
     place.client.zadd(f"{place.keys.beat}:schedule", {f"{place.keys.beat}bad": 1})
     place.client.delete(place.keys.overrides)
+    theirs = RedBeatSchedulerEntry("theirs", "project.task", 1.0, app=Beat(Config(redis_url=place.url)).celery)
+    theirs.save()  # an ordinary task that another process has
     beat = place.start("-m", "celery", "-A", "tick", "beat", "-S", "redbeat.RedBeatScheduler", "-l", "info")
     for _ in range(2):
         place.more("tick.each_second")
     wait_until(lambda: place.client.hlen(place.keys.overrides), 10, "the rule of the autoscaler")
+    wait_until(lambda: place.client.llen("celery"), 10, "the ordinary task")
     said = "".join(beat.said)
     assert said.count(f"{place.keys.beat}bad is left out") == 1, said
     assert beat.end() == 0
