@@ -187,7 +187,6 @@ def test_the_admin_changes_nothing_without_its_token(visits: dict[str, Any]):
         ({"CELERY_SCALEPLUG_REDIS_URL": "redis://h/0"}, "scaleplug.E002"),
         ({"CELERY_SCALEPLUG_REDISURL": "x"}, "did you mean CELERY_SCALEPLUG_REDIS_URL"),
         ({"CELERY_SCALEPLUG_SPARES": "many"}, "CELERY_SCALEPLUG_SPARES must be a whole number, not 'many'"),
-        ({"CELERY_TASK_ALWAYS_EAGER": True}, "scaleplug.W002"),
         ({"SHOP_NAME": "stock"}, "two Apps are called 'stock', in shop.tasks and in shop.autoscaled"),
         ({"TASKS": {"default": {"BACKEND": "scaleplug.contrib.django.backend.ScalePlugBackend",
                                 "OPTIONS": {"max_container": 3}}}}, "max_container"),
@@ -246,3 +245,28 @@ def test_a_controller_and_callers_find_each_other_by_the_settings(tmp_path: Path
     finally:
         status = controller.end(signal.SIGTERM)
     assert status == 0
+
+
+def test_celerys_command_knows_the_project(tmp_path: Path, redis_url: str):
+    """``celery -A project scaleplug``: the settings of Django, and its functions."""
+    more = {"CELERY_SCALEPLUG_REDIS_URL": redis_url, "CELERY_SCALEPLUG_SECRET": SECRET}
+    environ = {"DJANGO_DATA": str(tmp_path), "DJANGO_MORE": json.dumps(more)}
+    command = [sys.executable, "-m", "celery", "-A", "project", "scaleplug", "deploy"]
+    done = subprocess.run(
+        command, cwd=SITE, env=environment(**environ), capture_output=True, text=True, timeout=90, check=False
+    )
+    assert "deployed shop, version 1" in done.stdout, told(done)
+
+
+def test_eager_tasks_run_at_once(tmp_path: Path):
+    more = {"CELERY_TASK_ALWAYS_EAGER": True, "CELERY_SCALEPLUG_REDIS_URL": "redis://127.0.0.1:1/0"}
+    call = """
+from datetime import timedelta
+from django.utils import timezone
+from shop.tasks import add
+later = add.using(run_after=timezone.now() + timedelta(hours=1)).enqueue(1, 2)
+later.refresh()
+print(add.get_result(add.enqueue(3).id).return_value, later.return_value)
+"""
+    done = manage(tmp_path, "shell", "-c", call, more=more)
+    assert done.stdout.splitlines()[-1:] == ["4 3"], told(done)

@@ -143,7 +143,7 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
         sent = {"task": task.module_path, "queue_name": task.queue_name, "args": result.args, "kwargs": result.kwargs}
         call = new_call()
         self.results.sent(call, sent)  # first, so that its container finds it
-        caller, given = self.app.caller_of(function.owner), (0, tuple(result.args), result.kwargs)
+        caller, given = self.app.caller(), (0, tuple(result.args), result.kwargs)
         if task.run_after is None:
             caller.send(function, call, [given], kind="spawn")
         else:

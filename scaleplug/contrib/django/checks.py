@@ -52,18 +52,12 @@ def _check_functions() -> Iterator[CheckMessage]:
                 id="scaleplug.E004",
             )
     for app in known_apps():
-        if app.plugged and app.celery.conf.task_always_eager:
-            yield Warning(
-                f"task_always_eager is on, so functions of {app.name!r} can only be called as Celery tasks",
-                hint="Use scaleplug.testing.local() in tests in place of it.",
-                id="scaleplug.W002",
-            )
         if not any(isinstance(fixup, DjangoFixup) for fixup in app.celery._fixups):  # noqa: SLF001  # Celery tells nobody else
             yield Warning(
                 f"the Celery app of {app.name!r} was made before Django's settings were named, so database "
                 "connections aren't closed after each input",
                 hint='Put os.environ.setdefault("DJANGO_SETTINGS_MODULE", ...) above Celery(...).',
-                id="scaleplug.W003",
+                id="scaleplug.W002",
             )
 
 
