@@ -96,6 +96,12 @@ def test_what_is_no_picture_is_refused(gallery: httpx.Client):
     assert "not an image or a corrupted image" in page.text
 
 
+def test_an_upload_of_nothing_is_refused(gallery: httpx.Client):
+    page = upload(gallery)
+    assert "This field is required" in page.text
+    assert page.url.path == "/"
+
+
 def test_its_pages_need_nobody_else(gallery: httpx.Client):
     page = gallery.get("/").text
     for link in re.findall(r'(?:src|href)="([^"]+)"', page):
