@@ -172,6 +172,12 @@ def test_the_admin_refuses_settings_that_do_not_fit(visits: dict[str, Any]):
     ]
 
 
+def test_the_admins_recent_actions_lead_to_the_function(visits: dict[str, Any]):
+    page = "/admin/scaleplug/pool/shop.label_5Fof/change/"  # as Django quotes it
+    assert visits["moved"] == page
+    assert visits["recent"] == [[page, 200]]
+
+
 def test_the_admin_changes_nothing_without_its_token(visits: dict[str, Any]):
     assert (visits["without a token"], visits["with it"]) == (403, 302)
     assert visits["get"] == [3, ["max_containers"]]
