@@ -149,6 +149,39 @@ def test_an_app_has_one_scaleplug():
         ScalePlug(app, name="second")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SCALEPLUG_MAX_PAYLOAD", "abc", "SCALEPLUG_MAX_PAYLOAD must be a whole number, not 'abc'"),
+        ("SCALEPLUG_SECRT", "x", "'SCALEPLUG_SECRT'.* is no setting of scaleplug: did you mean SCALEPLUG_SECRET"),
+    ],
+)
+def test_wrong_settings_are_refused_and_leave_nothing(name: str, value: str, message: str):
+    app = Flask("here")
+    app.config[name] = value
+    with pytest.raises(InvalidError, match=message):
+        ScalePlug(app, name="wrong")
+    assert "scaleplug" not in app.extensions
+    ScalePlug(Flask("other"), name="right")
+
+
+def test_a_factory_beside_the_package_is_found(tmp_path: Path):
+    package = tmp_path / "site_of_parts"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "jobs.py").write_text(
+        "from flask import current_app\nfrom scaleplug.contrib.flask import ScalePlug\nplug = ScalePlug(name='parts')\n"
+        "@plug.function()\ndef where():\n    return current_app.config['WHERE']\n"
+        "@plug.local_entrypoint()\ndef main():\n    print(where.remote())\n"
+    )
+    (package / "web.py").write_text(
+        "from flask import Flask\nfrom site_of_parts.jobs import plug\ndef create_app():\n"
+        "    app = Flask('site_of_parts')\n    app.config['WHERE'] = 'web'\n    plug.init_app(app)\n    return app\n"
+    )
+    done = run_scaleplug("run", "-q", "flask:site_of_parts.web", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "web\n"), told(done)
+
+
 def test_without_an_app_the_error_tells_the_way_out():
     plug = ScalePlug(name="alone")
     plug.function()(look)
@@ -159,6 +192,12 @@ def test_without_an_app_the_error_tells_the_way_out():
 def test_what_is_no_flask_app_is_refused():
     with pytest.raises(InvalidError, match="takes a Flask app first, not 'name'"):
         ScalePlug("name")  # type: ignore[arg-type]
+    with pytest.raises(InvalidError, match="init_app takes a Flask app, not None"):
+        ScalePlug(name="none").init_app(None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidError, match="factory must be 'MODULE:FACTORY' or a callable"):
+        ScalePlug(name="five", factory=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="'nothing' must return a Flask app, not None"):
+        _ = ScalePlug(name="nothing", factory=lambda: None).flask_app  # type: ignore[arg-type,return-value]
 
 
 def test_a_factory_may_be_named():
