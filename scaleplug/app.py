@@ -7,6 +7,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -452,6 +453,10 @@ class App:
     def surround(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """Return what a container runs for an input of ``body``: the same, inside of what the project opens."""
         return surrounded(body, [*here.arounds(), *self.arounds])
+
+    def surround_hook(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what a container runs for a hook of an object: the same, inside of what the project opens."""
+        return surrounded(hook, [replace(each, plain=each.hook) for each in (*here.arounds(), *self.arounds)])
 
     def prepare(self) -> None:
         """Make what containers share; called before they are forked, when the code has been imported."""

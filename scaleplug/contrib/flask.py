@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 from celery import Celery
-from flask import Flask
+from flask import Flask, current_app, has_app_context
 
 from scaleplug.app import App
 from scaleplug.around import Around
@@ -58,7 +58,7 @@ class ScalePlug(App):
         self.factory = factory
         self._flask_app: Flask | None = None
         self._made_by: tuple[str, ...] = ()
-        self.arounds.append(Around(plain=self._context))
+        self.arounds.append(Around(plain=self._context, hook=self._context))
         if app is not None:
             self.init_app(app)
 
@@ -123,6 +123,8 @@ class ScalePlug(App):
         )
 
     def _context(self) -> AbstractContextManager[Any]:
+        if has_app_context() and current_app.extensions.get(EXTENSION) is self:
+            return current_app.app_context()  # one of several, whose code calls a function in its own thread
         return self.flask_app.app_context()
 
     def prepare(self) -> None:

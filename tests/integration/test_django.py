@@ -75,6 +75,10 @@ def test_connections_are_closed_after_inputs_that_fail(report: dict[str, Any]):
     assert report["breaks"] == ["broken", "[0, 1]"] * 40
 
 
+def test_connections_are_closed_after_an_objects_hooks(report: dict[str, Any]):
+    assert report["entered"] == [[0, 1, 0, 1]] * 2
+
+
 def test_async_inputs_do_not_close_each_others_connections(report: dict[str, Any]):
     assert report["together"] == [20] * 40
 

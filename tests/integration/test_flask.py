@@ -42,10 +42,11 @@ def flask(*arguments: str, app: str = "office", cwd: Path = SITE, **environ: str
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what the functions have seen."""
     out = tmp_path_factory.mktemp("flask") / "out.json"
-    done = flask("scaleplug", "run", "flask:office", "--out", str(out))
+    left = out.with_name("left.json")
+    done = flask("scaleplug", "run", "flask:office", "--out", str(out), OFFICE_LEFT=str(left))
     assert done.returncode == 0, told(done)
     found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    return found | {"left": json.loads(left.read_text())}
 
 
 @pytest.mark.parametrize("function", ["solo", "threads", "loop", "alone", "green", "batch", "method"])
@@ -56,6 +57,11 @@ def test_each_input_has_a_context_of_its_own_in_every_pool(report: dict[str, Any
 def test_each_packed_input_has_one(report: dict[str, Any]):
     assert {tuple(each[:2]) for each in report["packed"]} == {("the office", 1)}
     assert max(Counter(tag for _, _, tag in report["packed"]).values()) > 1, "nothing was packed"
+
+
+def test_hooks_of_an_object_have_one(report: dict[str, Any]):
+    assert report["entered"] == ["the office", 1] * 2
+    assert report["left"] == ["the office", 1]
 
 
 @pytest.mark.parametrize("function", ["items", "async items"])
@@ -129,6 +135,23 @@ def test_the_twin_opens_a_context_around_each_input():
         assert list(function.map(range(3))) == [("here", 1, number) for number in range(3)]
         assert list(awaited.map(range(3))) == [("here", 1, number) for number in range(3)]
         assert function.delay(7).get() == ("here", 1, 7)
+
+
+def test_the_twin_opens_one_around_hooks():
+    plug = ScalePlug(Flask("here"), name="twin")
+    assert plug.surround_hook(look)(1) == ("here", 1, 1)
+
+
+def test_of_two_apps_the_one_that_calls_is_taken():
+    plug = ScalePlug(name="shared")
+    apps = [Flask("first"), Flask("second")]
+    for app in apps:
+        plug.init_app(app)
+    for app in apps:
+        with app.app_context():
+            g.used = 5
+            assert plug.surround(look)(1) == (app.name, 1, 1)
+    assert plug.surround(look)(1) == ("second", 1, 1)
 
 
 def test_init_app_takes_the_apps_settings():
