@@ -37,7 +37,7 @@ from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.schedules import Cron, Daily, Rule, Schedule, check_changes, check_profile, check_schedule
 from scaleplug.serializer import NAME
-from scaleplug.server import celery_url
+from scaleplug.server import celery_url, redis_of_broker
 from scaleplug.settings import (
     Config,
     FunctionSettings,
@@ -331,7 +331,7 @@ class App:
         """The URL of the Redis in use, if one is configured."""
         if self._redis_url is not None:
             return self._redis_url
-        return process_config().redis_url or (_redis_broker(self.celery) if self.plugged else None)
+        return process_config().redis_url or (redis_of_broker(self.celery.conf.broker_url) if self.plugged else None)
 
     @property
     def config(self) -> Config:
@@ -560,11 +560,6 @@ def _own_celery(name: str) -> Celery:
         broker_url="memory://",
     )
     return celery
-
-
-def _redis_broker(celery: Celery) -> str | None:
-    url = celery.conf.broker_url
-    return url if isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://")) else None
 
 
 def _with_url(config: Config, url: str | None) -> Config:

@@ -21,6 +21,7 @@ from scaleplug.contrib.flask_project import find_app, make_app, makes_app
 from scaleplug.definitions import Definition, import_folder, name_of_caller
 from scaleplug.errors import ConfigurationError, InvalidError, did_you_mean
 from scaleplug.registry import Source
+from scaleplug.server import celery_url
 from scaleplug.settings import Config, use_defaults
 
 EXTENSION = "scaleplug"
@@ -89,6 +90,8 @@ class ScalePlug(App):
                 raise InvalidError(f"app.config[{name!r}] is no setting of scaleplug{did_you_mean(name, known)}")
             given[name] = str(int(value)) if isinstance(value, bool) else str(value)
             Config.from_environ({name: given[name]})  # or the error that names it
+            if name.endswith("REDIS_URL"):
+                celery_url(given[name])
         return given
 
     # -- the context of inputs -------------------------------------------------------------------------------------

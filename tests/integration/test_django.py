@@ -200,6 +200,11 @@ def test_the_admin_changes_nothing_without_its_token(visits: dict[str, Any]):
         ({"SHOP_NAME": "stock"}, "two Apps are called 'stock', in shop.tasks and in shop.autoscaled"),
         ({"TASKS": {"default": {"BACKEND": "scaleplug.contrib.django.backend.ScalePlugBackend",
                                 "OPTIONS": {"max_container": 3}}}}, "max_container"),
+        ({"TASKS": {"default": {"BACKEND": "scaleplug.contrib.django.backend.ScalePlugBackend", "QUEUES": ["default", "mail"],
+                                "OPTIONS": {"name": "x", "schedule": 5}}}},
+         "E003) OPTIONS of the task backend 'default' can't have name and schedule"),
+        ({"CELERY_SCALEPLUG_REDIS_URL": "http://h"},
+         "ImproperlyConfigured: CELERY_SCALEPLUG_REDIS_URL: the Redis URL 'http://h' is not one of redis://"),
     ],
 )  # fmt: skip
 def test_checks_tell_what_is_wrong(tmp_path: Path, more: dict[str, Any], said: str):
@@ -207,10 +212,16 @@ def test_checks_tell_what_is_wrong(tmp_path: Path, more: dict[str, Any], said: s
     assert said in done.stderr, told(done)
 
 
-@pytest.mark.parametrize("broker", [True, False])
-def test_checks_are_silent_where_all_is_well(tmp_path: Path, broker: bool):
-    name = "CELERY_BROKER_URL" if broker else "CELERY_SCALEPLUG_REDIS_URL"
-    done = manage(tmp_path, "check", more={name: "redis://h/0", "CELERY_SCALEPLUG_SECRET": SECRET})
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("CELERY_BROKER_URL", "redis://h/0"),
+        ("CELERY_BROKER_URL", ["redis://h/0", "redis://other/0"]),
+        ("CELERY_SCALEPLUG_REDIS_URL", "redis://h/0"),
+    ],
+)
+def test_checks_are_silent_where_all_is_well(tmp_path: Path, name: str, url: Any):
+    done = manage(tmp_path, "check", more={name: url, "CELERY_SCALEPLUG_SECRET": SECRET})
     assert done.returncode == 0, told(done)
     assert "scaleplug." not in done.stdout + done.stderr, told(done)
 
