@@ -17,6 +17,7 @@ import pytest
 from scaleplug.embedded import PROGRAMS, EmbeddedRedis, ask_version, find_server
 from scaleplug.errors import ConfigurationError
 from scaleplug.server import connect
+from tests.engine import engine  # noqa: F401  # a fixture of everybody's
 from tests.helpers import runs, started_processes, told
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
