@@ -82,6 +82,7 @@ class ProcessBackend:
         lifeline: int | None = None,
     ) -> None:
         self.config, self.folder, self.lifeline = config, folder, lifeline
+        self.host = socket.gethostname()
         self._find, self._on_exit, self._on_lines = find, on_exit, on_lines
         self._zygotes: dict[Path, _ZygoteLink] = {}
         self._exits: list[ContainerExit] = []
@@ -97,7 +98,7 @@ class ProcessBackend:
 
     # -- zygotes ---------------------------------------------------------------------------------------------------
 
-    def adopt(self) -> None:
+    def adopt(self) -> bool:
         """Connect to the zygotes that a controller before this one has left."""
         for path in sorted(self.folder.glob("*.sock")):
             link = self._connect(path, None)
@@ -105,6 +106,7 @@ class ProcessBackend:
                 path.unlink(missing_ok=True)  # its zygote is gone
             elif not link.greeted.wait(HELLO_SECONDS):
                 logger.warning("a zygote does not answer: %s", path.name)
+        return True
 
     def warm(self, registrations: Iterable[Registration]) -> None:
         """Start the zygotes of functions ahead of their first container, and let them prepare it."""

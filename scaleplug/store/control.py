@@ -200,6 +200,11 @@ class Control(Scripts):
             pipe.hgetall(self.keys.of("container", name))
         return {n: {as_text(k): as_text(v) for k, v in r.items()} for n, r in zip(names, pipe.execute(), strict=True)}
 
+    def container_record(self, container: str) -> dict[str, str]:
+        """Return the record of a container, empty if there is none."""
+        found = self.client.hgetall(self.keys.of("container", container))
+        return {as_text(k): as_text(v) for k, v in found.items()}
+
     def adopt(self, function: str, container: str, record: Mapping[str, str]) -> None:
         """Write a living container down again in a Redis that has lost its data."""
         key = self.keys.of("container", container)

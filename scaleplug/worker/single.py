@@ -1,0 +1,46 @@
+"""A container that is a process by itself, without a zygote: the main process of a Docker container.
+
+``python3 -m scaleplug.worker.single`` reads one line of JSON from standard input: ``config``, ``secrets``, ``source``,
+``green``, ``registrations``, and the ``order`` (``container``, ``registration``). Without an order it stands by: it
+prepares all that it can, says so with the line ``abc.READY``, and reads its order from a second line; the end of the
+input is the end of it. Nothing of this is in its environment, its arguments or on a disk, so no inspection shows it.
+
+Nothing but the standard library may be imported before :func:`main` has patched it for green threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+from typing import Any
+
+LINE_BYTES = 65_536
+
+
+def read_line(fd: int) -> tuple[dict[str, Any] | None, bytes]:
+    """Return what the first line says, and what has been read beyond it; ``None`` where there is no line."""
+    data = b""
+    while b"\n" not in data:
+        more = os.read(fd, LINE_BYTES)
+        if not more:
+            return None, b""
+        data += more
+    line, _, rest = data.partition(b"\n")
+    return dict(json.loads(line)), rest
+
+
+def main() -> None:
+    """Be a container, or stand by to be one."""
+    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(sig, lambda *_: os._exit(0))  # as the first process it would be deaf to them
+    told, heard = read_line(0)
+    if told is None:
+        return  # nobody wants anything of it
+    problem = importlib.import_module("scaleplug.worker.green").patch() if told.get("green") else None
+    importlib.import_module("scaleplug.worker.serving").main(told, heard, problem)
+
+
+if __name__ == "__main__":
+    main()
