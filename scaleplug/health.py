@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 FILE = Path("/run/scaleplug/alive")
+STANDING_BY = FILE.with_name("standing-by")
+"""Is there from when a container stands by: until it becomes one in earnest, there is no progress to make."""
 EVERY = 5.0
 
 
@@ -28,3 +30,9 @@ class SignOfLife:
         self._renewed = now
         with contextlib.suppress(OSError):  # then the health check fails, which is what it is for
             self._file.touch()
+
+
+def stand_by(file: Path = STANDING_BY) -> None:
+    """Tell that this process waits for its orders."""
+    with contextlib.suppress(OSError):
+        file.touch()

@@ -77,12 +77,13 @@ def pip_arguments() -> Iterator[dict[str, str]]:
     thread.join(10)
 
 
-def build(engine: Engine, dockerfile: str, tag: str, arguments: Mapping[str, str]) -> Any:
-    """Build an image of this checkout, as ``docker build`` would, and return it."""
+def build(engine: Engine, dockerfile: str, tag: str, arguments: Mapping[str, str], *, folder: str = ".") -> Any:
+    """Build an image from a folder of this checkout, as ``docker build`` would, and return it."""
+    said = []
+    context = _context(ROOT / folder)
     with contextlib.closing(engine.client()) as client:
-        said = []
         for line in client.api.build(
-            fileobj=_context(), custom_context=True, dockerfile=dockerfile, tag=tag, buildargs=dict(arguments),
+            fileobj=context, custom_context=True, dockerfile=dockerfile, tag=tag, buildargs=dict(arguments),
             network_mode="host", rm=True, forcerm=True, decode=True,
         ):  # fmt: skip
             said.append(line.get("stream", line.get("error", "")))
@@ -91,15 +92,17 @@ def build(engine: Engine, dockerfile: str, tag: str, arguments: Mapping[str, str
         return client.images.get(tag)
 
 
-def _context() -> io.BytesIO:
-    """Return what .dockerignore leaves of the checkout."""
+def _context(folder: Path) -> io.BytesIO:
+    """Return what .dockerignore leaves of a folder."""
     from docker.utils.build import exclude_paths
 
-    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    ignored = folder / ".dockerignore"
+    patterns = ignored.read_text().splitlines() if ignored.exists() else []
+    patterns = [line for line in patterns if line and not line.startswith("#")]
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for name in sorted(exclude_paths(str(ROOT), patterns)):
-            archive.add(ROOT / name, name, recursive=False)
+        for name in sorted(exclude_paths(str(folder), patterns)):
+            archive.add(folder / name, name, recursive=False)
     packed.seek(0)
     return packed
 
