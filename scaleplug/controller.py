@@ -21,6 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 from scaleplug import policy, rollout
 from scaleplug.abc import EXIT_OUTDATED, BackendContainer, ContainerExit, StartRequest
 from scaleplug.backends import Backend
+from scaleplug.health import SignOfLife
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
 from scaleplug.losses import Losses
@@ -68,6 +69,7 @@ class Controller:
         self._rang: float | None = None
         """When the doorbell woke it for this round."""
         self.log = LogShipper(store)
+        self._sign = SignOfLife()
 
     @property
     def views(self) -> dict[str, View]:
@@ -83,6 +85,7 @@ class Controller:
         while not stop.is_set():
             try:
                 self._turn(stop)
+                self._sign.renew()
                 pause = 0.1
             except (RedisError, OSError) as exc:
                 # Blind: hold still, and above all don't take "unknown" for "nothing to do".

@@ -17,8 +17,9 @@ import pytest
 from scaleplug.embedded import PROGRAMS, EmbeddedRedis, ask_version, find_server
 from scaleplug.errors import ConfigurationError
 from scaleplug.server import connect
-from tests.engine import engine  # noqa: F401  # a fixture of everybody's
+from tests.engine import engine  # noqa: F401  # fixtures of everybody's
 from tests.helpers import runs, started_processes, told
+from tests.images import pip_arguments, worker_image  # noqa: F401
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A script that runs the tests in the background makes them, and all they start, deaf to Ctrl-C, which they test.

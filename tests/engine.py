@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -48,6 +49,7 @@ class Engine:
     """One ``dockerd``, which can be stopped, killed and started again; what it keeps goes with :meth:`close`."""
 
     def __init__(self) -> None:
+        self._name = f"scaleplug-{secrets.token_hex(4)}"  # containerd takes no "_"
         self.folder = Path(tempfile.mkdtemp(prefix="scaleplug-engine-"))
         self.socket = self.folder / "docker.sock"
         self.url = f"unix://{self.socket}"
@@ -70,7 +72,7 @@ class Engine:
                     "nsenter", f"--target={init.pid}", "--pid", "--mount", "--",
                     "dockerd", f"--host={self.url}", f"--data-root={keep}/data", f"--exec-root={keep}/exec",
                     f"--pidfile={keep}/pid", f"--config-file={keep}/daemon.json",
-                    f"--containerd-namespace={keep.name}", f"--containerd-plugins-namespace={keep.name}-plugins",
+                    f"--containerd-namespace={self._name}", f"--containerd-plugins-namespace={self._name}-plugins",
                     "--bridge=none", "--iptables=false", "--ip6tables=false",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from scaleplug import health
 from scaleplug.abc import READY, StartRequest
 from scaleplug.context import mark_container
 from scaleplug.here import importing, serve
@@ -97,6 +98,7 @@ class Serving:
             rehearsal.run()
         gc.collect()
         gc.freeze()
+        health.stand_by()
         print(READY, flush=True)  # noqa: T201  # for whoever started it
         order = boot.wait(line, heard=heard, answer=False)
         return 0 if order is None else self.run(order, boot)
