@@ -350,7 +350,8 @@ class Controller:
         self.backend.stop(container, grace=self.config.stop_grace if grace is None else grace)
 
     def _keep(self, function: str, view: View, decision: policy.Decision, load: policy.Load, now: float) -> None:
-        if not decision.start and not decision.stop and not decision.give_up and decision.desired == view.desired:
+        starts = decision.start and now >= view.back_off_until
+        if not starts and not decision.stop and not decision.give_up and decision.desired == view.desired:
             return
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
