@@ -115,13 +115,15 @@ class Line:
 
     def close(self) -> None:
         """Close it: a container that reads its input finds the end of it."""
-        with contextlib.suppress(OSError, DockerException, AttributeError):
-            if self._pieces is not None:
+        if self._pieces is not None:
+            with contextlib.suppress(OSError, DockerException, AttributeError):
                 self._pieces.close()
-            else:
-                self._socket.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError, AttributeError):
-            self._raw.close()
+            return
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for end in (self._raw, self._socket):
+            with contextlib.suppress(OSError):
+                end.close()
 
 
 @contextlib.contextmanager
@@ -218,6 +220,9 @@ class Engine:
             except Exception as exc:  # whatever a broken stream gives
                 logger.debug("the events of the Docker engine broke", exc_info=True)
                 why = f"the events of the Docker engine {self.shown} broke: {exc}"
+            finally:
+                with contextlib.suppress(Exception):
+                    self._events.close()
             if self._closed.is_set():
                 return
             self.lost(why)
