@@ -35,6 +35,8 @@ CONNECTIONS = 32
 RETRY_SECONDS = (0.1, 2.0)
 RESYNC_SECONDS = 30.0
 WATCHED = ("die", "destroy", "pause", "unpause", "oom")
+HEALTH_SECONDS = 300
+"""Between two runs of an image's health check, each of which is a process: the controller hears of ends without it."""
 HEADER = 8
 """Bytes before each piece of output: the stream it is of, and its length."""
 
@@ -265,6 +267,7 @@ class Engine:
             made = self.client.create_container(
                 making.image, list(making.command), name=making.name, labels=dict(making.labels),
                 environment=dict(making.env), stdin_open=True, host_config=host, stop_timeout=making.stop_timeout,
+                healthcheck={"interval": HEALTH_SECONDS * 10**9},
             )  # fmt: skip
             return str(made["Id"])
 

@@ -17,6 +17,7 @@ import signal
 from typing import Any
 
 LINE_BYTES = 65_536
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 def read_line(fd: int) -> tuple[dict[str, Any] | None, bytes]:
@@ -32,14 +33,39 @@ def read_line(fd: int) -> tuple[dict[str, Any] | None, bytes]:
 
 
 def main() -> None:
-    """Be a container, or stand by to be one."""
-    for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(sig, lambda *_: os._exit(0))  # as the first process it would be deaf to them
+    """Be a container, or stand by to be one; where this is the first process of all, a child is that."""
+    if os.getpid() == 1:
+        mind()
+    for sig in FORWARDED:
+        signal.signal(sig, signal.SIG_DFL)
     told, heard = read_line(0)
     if told is None:
         return  # nobody wants anything of it
     problem = importlib.import_module("scaleplug.worker.green").patch() if told.get("green") else None
     importlib.import_module("scaleplug.worker.serving").main(told, heard, problem)
+
+
+def mind() -> None:
+    """Fork; return in the child. The parent passes signals on, reaps what is left behind, and ends as the child does.
+
+    The kernel keeps signals without a handler from a first process, also those it sends itself: a function that means
+    to end its process would go on.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        return
+    for sig in FORWARDED:
+        signal.signal(sig, lambda number, _frame: os.kill(child, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    for fd in (0, 1, 2):
+        os.close(fd)  # what the child does with them is its own
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
 
 
 if __name__ == "__main__":
