@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 
@@ -193,7 +193,7 @@ class DockerStage(ProcessStage):
         """See Stage."""
         found = self.found(container)
         found.pause()
-        return lambda: found.unpause()
+        return cast("Callable[[], object]", found.unpause)
 
     def close(self) -> None:
         """End everything."""
