@@ -73,6 +73,7 @@ class DockerBackend:
         ]
         self._doubtful: set[str] = set()
         """Names of containers that an engine may have made or not, since its answer was lost."""
+        self._unremoved: set[tuple[Engine, str]] = set()
         self._starts, self._orders = Crew("docker-start", HANDS), Crew("docker-order", HANDS)
         self._timers = Timers("docker-timers")
         self._ends = Ends(self._orders, on_exit)
@@ -415,6 +416,9 @@ class DockerBackend:
             engine.lost(exc)
             return
         self._ends.reconcile(engine, seen)
+        for left in [left for left in self._unremoved if left[0] is engine]:
+            self._unremoved.discard(left)
+            self._orders.do(self._remove, *left)
         self._standbys.reconcile(engine, {i for i, each in seen.items() if each.state in ALIVE})
         for each in seen.values():
             if each.name in self._doubtful and not self._ends.knows(each.id):
@@ -428,7 +432,8 @@ class DockerBackend:
         try:
             engine.remove(identity)
         except UnreachableError as exc:
-            engine.lost(exc)  # whoever adopts it finds it ended, and removes it then
+            engine.lost(exc)
+            self._unremoved.add((engine, identity))
         except EngineError as exc:
             logger.warning("a container that has ended is left behind: %s", exc)
 

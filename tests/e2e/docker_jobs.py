@@ -23,7 +23,7 @@ def wait_for(path: Path, seconds: float = 60.0) -> None:
 @app.function(max_containers=8)
 def square(x: int) -> int:
     """Return the square, and print."""
-    print(f"squaring {x}", flush=True)
+    print(f"squaring {x}", flush=True)  # noqa: T201
     return x * x
 
 
@@ -42,16 +42,6 @@ def hog(mib: int) -> int:
     block = bytearray(mib << 20)
     block[::4096] = b"x" * len(block[::4096])
     return len(block)
-
-
-@app.function(
-    max_containers=1, memory=200, cpu=0.5, env={"GREETING": "hello"}, secrets=["DB_PASSWORD"],
-    volumes={"/mnt/scaleplug-e2e": "scaleplug-e2e"}, network="host",
-)  # fmt: skip
-def boxed() -> dict[str, str]:
-    """Tell what it finds."""
-    Path("/mnt/scaleplug-e2e/note").write_text("was here")
-    return {name: os.environ.get(name, "") for name in ("GREETING", "DB_PASSWORD", "SCALEPLUG_SECRET")}
 
 
 @app.function(max_containers=1, image="scaleplug-e2e:late")

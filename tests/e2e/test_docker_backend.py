@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +12,17 @@ from typing import Any
 
 import pytest
 
+from scaleplug.embedded import find_server
 from scaleplug.errors import ContainerCrashError
 from tests.commands import scaleplug
 from tests.e2e import docker_jobs as jobs
 from tests.e2e.boxes import Site, kill, site
 from tests.engine import Engine
 from tests.helpers import wait_until
+from tests.redis_server import free_port, started
 
 pytestmark = pytest.mark.docker
-PASSWORD = "the password that nobody may see"
+PASSWORD = "nobody-may-see-this"
 
 
 @pytest.fixture
@@ -53,35 +57,52 @@ def test_what_is_printed_is_shown(place: Site, tmp_path: Path) -> None:
     assert b"squaring 12" in place.client.api.logs(box["Id"])
 
 
-def test_inspection_shows_limits_and_no_secret(place: Site, worker_image: str, tmp_path: Path) -> None:
-    (tmp_path / "DB_PASSWORD").write_text(PASSWORD + "\n")
-    place.controller(SCALEPLUG_SECRETS_FOLDER=str(tmp_path), SCALEPLUG_DOCKER_IMAGE=worker_image)
-    mounted = place.client.volumes.create("scaleplug-e2e")
-    try:
-        place.client.containers.run(
-            worker_image, ["chmod", "777", "/mnt/it"], user="0", network_mode="none", remove=True,
-            volumes={"scaleplug-e2e": {"bind": "/mnt/it", "mode": "rw"}},
-        )  # fmt: skip
-        # Its user is not the tests': nothing of this checkout is readable for it but what everybody may read.
-        found = jobs.boxed.remote()
-        assert found == {"GREETING": "hello", "DB_PASSWORD": PASSWORD, "SCALEPLUG_SECRET": ""}
-        (box,) = place.boxes(jobs.boxed)
+@pytest.fixture
+def tcp_redis(tmp_path: Path) -> Iterator[str]:
+    """Start a Redis that other users of this machine reach too, with a password; give its URL."""
+    port = free_port()
+    url = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
+    with started(find_server(os.environ).path, tmp_path, f"port {port}\nrequirepass {PASSWORD}", url, {}):
+        yield url
+
+
+def test_inspection_shows_limits_and_no_secret(
+    engine: Engine, worker_image: str, tcp_redis: str, tmp_path: Path
+) -> None:
+    (tmp_path / "DB_PASSWORD").write_text(f"{PASSWORD} of the database\n")
+    values = {"secrets_folder": str(tmp_path), "docker_volumes": None}
+    with site(engine, worker_image, tcp_redis, tmp_path, **values) as place:
+        place.controller()
+        assert boxed().remote() == {
+            "GREETING": "hello", "DB_PASSWORD": f"{PASSWORD} of the database", "SCALEPLUG_SECRET": "", "user": "10001",
+        }  # fmt: skip
+        (box,) = place.boxes()
         told = place.client.api.inspect_container(box["Id"])
-    finally:
-        place.store.client.set("unused", 1)
-    text = json.dumps(told)
-    assert PASSWORD not in text
-    assert str(place.config.secret) not in text
-    assert str(place.config.redis_url) not in text
-    host = told["HostConfig"]
-    assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (200 << 20, 200 << 20, 500_000_000)
-    assert host["LogConfig"] == {"Type": "local", "Config": {"max-file": "3", "max-size": "10m"}}
-    assert (host["CapDrop"], host["SecurityOpt"], host["NetworkMode"]) == (["ALL"], ["no-new-privileges"], "host")
-    assert told["Config"]["User"] == "10001:10001"
-    assert "GREETING=hello" in told["Config"]["Env"]
-    assert "scaleplug-e2e:/mnt/scaleplug-e2e" in host["Binds"]
-    place.client.api.remove_container(box["Id"], force=True)
-    mounted.remove()
+        text = json.dumps(told)
+        assert PASSWORD not in text
+        assert str(place.config.secret) not in text
+        host, config = told["HostConfig"], told["Config"]
+        assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (200 << 20, 200 << 20, 500_000_000)
+        assert host["LogConfig"] == {"Type": "local", "Config": {"max-file": "3", "max-size": "10m"}}
+        assert (host["CapDrop"], host["SecurityOpt"], host["NetworkMode"]) == (["ALL"], ["no-new-privileges"], "host")
+        assert host["Binds"] == ["scaleplug-e2e:/mnt/data:ro"]
+        assert (config["User"], "GREETING=hello" in config["Env"]) == ("10001:10001", True)
+    with contextlib.closing(engine.client()) as client:
+        client.api.remove_volume("scaleplug-e2e")
+
+
+def boxed() -> Any:
+    """Return a function that travels pickled: the image's user reads no file of this checkout."""
+
+    @jobs.app.function(
+        name="boxed", serialized=True, memory=200, cpu=0.5, env={"GREETING": "hello"}, secrets=["DB_PASSWORD"],
+        volumes={"/mnt/data": "scaleplug-e2e:ro"}, network="host",
+    )  # fmt: skip
+    def look() -> dict[str, str]:
+        found = {name: os.environ.get(name, "") for name in ("GREETING", "DB_PASSWORD", "SCALEPLUG_SECRET")}
+        return found | {"user": str(os.getuid())}
+
+    return look
 
 
 def test_a_kill_is_known_at_once_and_the_input_runs_elsewhere(place: Site, tmp_path: Path) -> None:
@@ -277,7 +298,8 @@ def test_a_deployment_brings_a_new_image_and_one_that_does_not_start_changes_not
 
     def deploy(tag: str, more: str = "") -> Any:
         file.write_text(APP.format(tag=tag, more=more))
-        return scaleplug("deploy", "edition.py", cwd=tmp_path, **place.config.to_environ())
+        environ = place.config.to_environ() | {"PYTHONDONTWRITEBYTECODE": "1"}  # it is written twice in one second
+        return scaleplug("deploy", "--wait", "edition.py", cwd=tmp_path, **environ)
 
     from scaleplug import Function
 
