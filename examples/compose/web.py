@@ -1,5 +1,7 @@
 """A web app that lets containers work: http://localhost:8000/?below=2000000."""
 
+import signal
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,4 +38,6 @@ class Pages(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    # The first process of a container ignores a signal that it has no handler for.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ThreadingHTTPServer(("0.0.0.0", 8000), Pages).serve_forever()

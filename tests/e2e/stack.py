@@ -109,7 +109,9 @@ class Stack:
     def services(self, client: Any) -> dict[str, Any]:
         """Return the containers that Compose has made, by their service."""
         label = "com.docker.compose.service"
-        found = client.containers.list(all=True, filters={"label": "com.docker.compose.project=scaleplug-test"})
+        found = client.containers.list(
+            all=True, ignore_removed=True, filters={"label": "com.docker.compose.project=scaleplug-test"}
+        )
         return {container.labels[label]: container for container in found}
 
     def wait_healthy(self, client: Any, *services: str) -> None:
