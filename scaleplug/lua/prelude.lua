@@ -9,8 +9,25 @@ end
 
 -- Wake the controller for one function. One token is enough: the set says for whom.
 local function ring(fn)
-  redis.call('SADD', P .. 'dirty', fn)
-  if redis.call('LLEN', P .. 'bell') == 0 then redis.call('LPUSH', P .. 'bell', '1') end
+  -- Where it was among them already, whoever added it has rung, and nobody has come yet.
+  if redis.call('SADD', P .. 'dirty', fn) == 1 and redis.call('LLEN', P .. 'bell') == 0 then
+    redis.call('LPUSH', P .. 'bell', '1')
+  end
+end
+
+-- Ring for inputs that have come, so that so many are pending; not where containers that idle take them all and the
+-- controller has said that it has nothing to decide then.
+local function ring_for(fn, pending)
+  if redis.call('SISMEMBER', P .. 'calm', fn) == 1 and pending <= redis.call('ZCARD', P .. 'idle:' .. fn) then
+    redis.call('SADD', P .. 'unrung', fn)
+  else
+    ring(fn)
+  end
+end
+
+-- Ring after all where a container has begun one of these and left others: it had seemed to idle still.
+local function ring_for_rest(fn)
+  if redis.call('SREM', P .. 'unrung', fn) == 1 and redis.call('LLEN', P .. 'queue:' .. fn) > 0 then ring(fn) end
 end
 
 -- True while the caller of the script holds the lease; an empty token stands for the container itself.

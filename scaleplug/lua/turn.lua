@@ -122,6 +122,7 @@ if #claimed > 0 then
   redis.call('HSET', claims, unpack(held))
   redis.call('ZADD', P .. 'running:' .. fn, unpack(deadlines))
   redis.call('ZREM', P .. 'idle:' .. fn, container)
+  ring_for_rest(fn)
   if #claimed > 1 then redis.call('HSET', P .. 'container:' .. container, 'serial', 1) end
   for i, row in ipairs(claimed) do out[2 + i] = row end
 elseif #ids > 0 then
