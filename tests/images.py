@@ -25,8 +25,8 @@ from tests.engine import Engine
 from tests.engine_base import BASE_IMAGE, cache
 
 WORKER_IMAGE = "scaleplug-worker"
-EXTRAS = "docker"
-"""Of the worker image that the tests share, which is the controller's too."""
+EXTRAS = "docker,flower,metrics"
+"""Those of docker-compose.yml, so that what is built for one is there for the other."""
 
 
 def wheels() -> Path:
@@ -67,11 +67,15 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="session")
 def pip_arguments() -> Iterator[dict[str, str]]:
-    """Give the build arguments with which pip finds the wheels: on a server of the tests, on loopback."""
+    """Give the build arguments with which pip finds the wheels: on a server of the tests, on loopback.
+
+    All of them, since Compose gives all: then what was built for others is in the engine's cache.
+    """
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(wheels())))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"http://127.0.0.1:{server.server_port}/"}
+    unused = dict.fromkeys(("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST"), "")
+    yield {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"http://127.0.0.1:{server.server_port}/", **unused}
     server.shutdown()
     server.server_close()
     thread.join(10)

@@ -90,7 +90,10 @@ def test_names_of_the_package_exist():
 
 def test_variables_exist():
     named = {name for page in EVERY for name in re.findall(r"\bSCALEPLUG_\w+", page.read_text())}
-    assert named <= {knob.variable for knob in Config.knobs().values()} | {"SCALEPLUG_REDIS_BIN"}
+    entry_point = (ROOT / "worker_images" / "bin" / "scaleplug-entrypoint").read_text()
+    (read,) = re.findall(r"^for variable in (.+); do$", entry_point, re.MULTILINE)
+    files = {f"{variable}_FILE" for variable in read.split()}
+    assert named <= {knob.variable for knob in Config.knobs().values()} | {"SCALEPLUG_REDIS_BIN"} | files
 
 
 def test_the_table_of_settings_is_complete():
