@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from scaleplug.errors import InvalidError
+
+logger = logging.getLogger("scaleplug")
 
 Pairs = tuple[tuple[str, str], ...]
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -143,3 +146,19 @@ def _secrets(value: object) -> tuple[str, ...]:
 
 
 NO_RESOURCES = Resources()
+
+
+class Ignored:
+    """Tells of each resource once that it has no effect where containers are no containers of an engine."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._told: set[str] = set()
+
+    def tell(self, function: str, resources: Resources) -> None:
+        """Tell of those of a function that were not told before."""
+        news = [name for name in resources.given if name not in self._told]
+        if news:
+            self._told.update(news)
+            names = " and ".join(f"{name}=" for name in news)
+            logger.warning("%s of %s, and wherever else, has no effect %s", names, function, self.where)

@@ -107,7 +107,7 @@ def make_backend(
 
         return DockerBackend(
             config, find=find, find_record=store.container_record, on_exit=on_exit, on_lines=on_lines,
-            ephemeral=lifeline is not None,
+            logged_until=store.logged_until, ephemeral=lifeline is not None,
         )  # fmt: skip
     return ProcessBackend(config, folder, find=find, on_exit=on_exit, on_lines=on_lines, lifeline=lifeline)
 

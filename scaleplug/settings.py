@@ -7,9 +7,10 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from scaleplug.errors import InvalidError
+from scaleplug.errors import ConfigurationError, InvalidError
 from scaleplug.resources import NO_RESOURCES, Resources, as_resources
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -241,6 +242,22 @@ def _seconds(value: str) -> float:
     return float(value)
 
 
+IN_FILES = ("redis_url", "secret", "container_redis_url")
+"""What may be in a file, which the variable of the same name with ``_FILE`` behind it names."""
+
+
+def _in_file(environ: Mapping[str, str], variable: str) -> str:
+    name = environ.get(f"{variable}_FILE", "")
+    try:
+        return Path(name).read_text().strip() if name else ""
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise ConfigurationError(
+            f"{variable}_FILE names {name}, and that can't be read ({why}): put it there, readable for this user, "
+            f"or set {variable} itself"
+        ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class Knob:
     """One environment variable: how it is read, its default and the sentence that explains it."""
@@ -414,7 +431,7 @@ class Config:
             if overrides.get(name) is not None:
                 values[name] = overrides[name]
                 continue
-            raw = environ.get(knob.variable, "")
+            raw = environ.get(knob.variable, "") or (_in_file(environ, knob.variable) if name in IN_FILES else "")
             if raw == "":
                 continue
             try:

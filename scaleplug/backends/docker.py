@@ -60,10 +60,15 @@ class DockerBackend:
         find_record: Callable[[str], Mapping[str, str]],
         on_exit: Callable[[str], object],
         on_lines: Callable[[list[tuple[str, str, str]]], object],
+        logged_until: Callable[[], float] = time.time,
         ephemeral: bool = False,
     ) -> None:
-        """``find_record`` returns what Redis has of a container; ``ephemeral`` ones are removed by the engine."""
+        """``find_record`` returns what Redis has of a container; ``ephemeral`` ones are removed by the engine.
+
+        ``logged_until`` returns the Unix time of the last line that some controller has passed on.
+        """
         self.config, self.ephemeral = config, ephemeral
+        self._logged_until = logged_until
         self._find, self._find_record, self._on_exit, self._on_lines = find, find_record, on_exit, on_lines
         urls = [url.strip() for url in (config.docker_hosts or "").split(",") if url.strip()]
         self.host = host_name(urls)
@@ -140,7 +145,7 @@ class DockerBackend:
 
     def _follow(self, held: Held) -> None:
         with contextlib.suppress(EngineError):
-            line = held.engine.follow(held.id, time.time())
+            line = held.engine.follow(held.id, self._logged_until())
             held.output = Output(line, self._on_lines).start(held.request.function, held.request.container)
 
     def warm(self, registrations: Iterable[Registration]) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 from scaleplug.abc import BackendContainer, ContainerExit, StartRequest
 from scaleplug.errors import ConfigurationError
 from scaleplug.registry import Registration
+from scaleplug.resources import Ignored
 from scaleplug.settings import Config
 
 logger = logging.getLogger("scaleplug")
@@ -90,6 +91,7 @@ class ProcessBackend:
         self._looked = 0.0
         self._lock = threading.RLock()
         self._closed = self._ending = False
+        self._ignored = Ignored("on containers that are processes: set SCALEPLUG_BACKEND=docker")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _containers_config(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ class ProcessBackend:
         """Start the zygotes of functions ahead of their first container, and let them prepare it."""
         by_zygote: dict[Path, list[Registration]] = {}
         for registration in registrations:
+            self._ignored.tell(registration.shown, registration.settings.resources)
             by_zygote.setdefault(self._path(registration), []).append(registration)
         for known in by_zygote.values():
             link = self._zygote(known[0])

@@ -254,6 +254,11 @@ class Control(Scripts):
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         return [(as_text(entry), {as_text(k): as_text(v) for k, v in values.items()}) for entry, values in rows]
 
+    def logged_until(self) -> float:
+        """Return when the last line was kept, by Redis's clock; now, if there is none."""
+        found = self.client.xrevrange(self.keys.logs, count=1)
+        return int(as_text(found[0][0]).partition("-")[0]) / 1000 if found else self.now()
+
     def quiet(self) -> bool:
         """Return whether no registered function has an input or a container: cheap, however many there are."""
         return bool(self._run("quiet"))

@@ -79,6 +79,8 @@ class Serving:
         serve(request.app)
         container = self.container(registration)
         container.boot, container.forked = boot, self.began
+        gc.freeze()
+        gc.enable()
         signal.signal(signal.SIGUSR2, self._drain)
         os.register_at_fork(after_in_child=_forget_draining)
         return container.run(request, self.deadline)
@@ -96,8 +98,6 @@ class Serving:
         rehearsal = prepare_rehearsal(self.config)
         if rehearsal is not None:
             rehearsal.run()
-        gc.collect()
-        gc.freeze()
         health.stand_by()
         print(READY, flush=True)  # noqa: T201  # for whoever started it
         order = boot.wait(line, heard=heard, answer=False)

@@ -10,6 +10,7 @@ Nothing but the standard library may be imported before :func:`main` has patched
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -36,6 +37,7 @@ def main() -> None:
     """Be a container, or stand by to be one; where this is the first process of all, a child is that."""
     if os.getpid() == 1:
         mind()
+    gc.disable()  # until everything is imported: it would only look through what stays
     for sig in FORWARDED:
         signal.signal(sig, signal.SIG_DFL)
     told, heard = read_line(0)

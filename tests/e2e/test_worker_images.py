@@ -55,19 +55,9 @@ def test_the_worker_image_adds_150_mib_at_most_and_needs_no_root(client: Any, wo
     assert json.loads(run(client, worker_image, code, **hard)) == [10001, 1, False]
 
 
-def test_the_entry_point_reads_secrets_from_files_and_becomes_the_command(
-    client: Any, worker_image: str, tmp_path: Path
-) -> None:
-    (tmp_path / "secret").write_text("a secret with $(signs) and 'quotes'\n")
-    environment = {"SCALEPLUG_SECRET_FILE": "/run/secrets/secret", "SCALEPLUG_REDIS_URL": "redis://here"}
-    mounted = {str(tmp_path / "secret"): {"bind": "/run/secrets/secret", "mode": "ro"}}
-    code = "import os; print(os.environ['SCALEPLUG_SECRET'], os.environ['SCALEPLUG_REDIS_URL'])"
-    said = run(client, worker_image, code, environment=environment, volumes=mounted)
-    assert said == "a secret with $(signs) and 'quotes' redis://here"
-
-    with started(client, worker_image, ["true"], environment=environment) as container:  # nothing is mounted
-        assert container.wait(timeout=30)["StatusCode"] == 78
-        assert b"SCALEPLUG_SECRET_FILE names /run/secrets/secret" in container.logs()
+def test_the_entry_point_becomes_the_command(client: Any, worker_image: str) -> None:
+    said = client.containers.run(worker_image, ["--version"], network_mode="host", remove=True)
+    assert said.startswith(b"scaleplug ")
 
     deaf = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); print('on'); signal.pause()"
     with started(client, worker_image, ["python3", "-c", deaf]) as container:
