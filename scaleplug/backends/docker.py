@@ -39,6 +39,8 @@ logger = logging.getLogger("scaleplug")
 
 HANDS = 8
 """So many requests to engines are under way at once, of starts and of everything else each."""
+HELD_BYTES = 32_768
+"""So much of a line surely fits into what lies between, while nobody reads it; more waits until its reader runs."""
 CONTAINERS_PER_CORE = 32
 MEMORY_GUESS = 64
 """MiB that a container may come to need that has no limit."""
@@ -276,12 +278,14 @@ class DockerBackend:
         on_made(identity)
         try:
             found = engine.attach(identity)
-            try:
-                found.send(line)
-            except OSError as exc:
-                raise UnreachableError(f"the Docker engine {engine.shown} has ended a container's line: {exc}") from exc
             output = listen(found)
+            early, late = (line, b"") if len(line) <= HELD_BYTES else (b"", line)
+            found.send(early)
             engine.start(identity)
+            found.send(late)
+        except OSError as exc:
+            self._orders.do(self._remove, engine, identity)
+            raise UnreachableError(f"the Docker engine {engine.shown} has ended a container's line: {exc}") from exc
         except EngineError:
             self._orders.do(self._remove, engine, identity)
             raise
@@ -318,7 +322,8 @@ class DockerBackend:
         try:
             held.engine.signal(held.id, signal)
         except UnreachableError as exc:
-            held.engine.lost(exc)  # what it was told is told again when the engine is back
+            held.engine.lost(exc)
+            held.unsent = signal  # until the engine is back
         if signal == "SIGKILL":
             held.killed = True
 
@@ -430,8 +435,9 @@ class DockerBackend:
                 self._doubtful.discard(each.name)
                 self._orders.do(self._remove, engine, each.id)
         for held in self._ends.on(engine):
-            if held.killed or held.asked:
-                self._orders.do(self._send, held, "SIGKILL" if held.killed else "SIGTERM")
+            if held.unsent:
+                signal, held.unsent = held.unsent, ""
+                self._orders.do(self._send, held, signal)
 
     def _remove(self, engine: Engine, identity: str) -> None:
         try:

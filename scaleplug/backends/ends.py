@@ -39,6 +39,8 @@ class Held:
     output: Output | None = None
     asked: bool = False
     killed: bool = False
+    unsent: str = ""
+    """The last signal that its engine could not be told."""
     ending: bool = False
     out_of_memory: bool = False
     adopted: bool = False
@@ -149,7 +151,8 @@ class Ends:
             last_lines=tuple(lines), asked=held.asked, bystander=bystander,
         )  # fmt: skip
         with self.lock:
-            self.held.pop(held.request.container, None)
+            if self.held.pop(held.request.container, None) is None:
+                return  # it was told, for another reason
             self._exits.append(exit_)
             if held.id:
                 self._told.append((held.engine, held.id))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -189,7 +190,8 @@ class Engine:
         """The SDK's client; raises its errors."""
         with self._lock:
             if self._client is None:
-                options = docker.utils.kwargs_from_env() if self.url is None else {"base_url": self.url}
+                environ = {**os.environ, **({} if self.url is None else {"DOCKER_HOST": self.url})}
+                options = docker.utils.kwargs_from_env(environment=environ)  # certificates, too
                 self._client = docker.APIClient(
                     **options, version="auto", timeout=TIMEOUT, max_pool_size=CONNECTIONS, num_pools=CONNECTIONS
                 )

@@ -23,6 +23,8 @@ logger = logging.getLogger("scaleplug")
 
 BACK_OFF = (1.0, 60.0)
 PROBES_AT_ONCE = 2
+PREPARED_AHEAD = 200
+"""So many functions one that stands by prepares; others it prepares when it is told to be their container."""
 
 
 @dataclass(slots=True)
@@ -175,7 +177,7 @@ class Standbys:
             if known is None or self._ended:
                 self._all.pop(standby.name, None)
                 return
-            registrations = list(known.registrations.values())
+            registrations = list(known.registrations.values())[:PREPARED_AHEAD]
         try:
             self._make(standby, registrations)
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is told

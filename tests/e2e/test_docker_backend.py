@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scaleplug.abc import READY
 from scaleplug.embedded import find_server
 from scaleplug.errors import ContainerCrashError
 from tests.commands import scaleplug
@@ -249,8 +250,8 @@ def test_one_that_stands_by_becomes_a_container_and_another_takes_its_place(plac
     (kept,) = wait_until(lambda: standing_by(place, 1), 30, "one stands by")
     call = jobs.stay.spawn(1.0)
     assert call.get(20) == 1.0
-    found = place.client.api.inspect_container(kept)
-    assert found["Name"].startswith("/scaleplug-boxes.stay-1-")
+    name = wait_until(lambda: renamed(place, kept), 20, "it is shown as what it is")
+    assert name.startswith("scaleplug-boxes.stay-1-")
     (record,) = place.store.containers(jobs.stay.full_name).values()
     assert record["state"] == "ready"
     (other,) = wait_until(lambda: [i for i in standing_by(place, 1) if i != kept], 30, "another one stands by")
@@ -262,12 +263,19 @@ def test_one_that_stands_by_becomes_a_container_and_another_takes_its_place(plac
     after.says("acts now")
     wait_until(lambda: place.store.containers(jobs.stay.full_name), 10)
     assert jobs.stay.remote(0.1) == 0.1
-    assert found["Id"] in {box["Id"] for box in place.client.api.containers(all=True)}  # it was found again
+    assert renamed(place, kept) == name  # it was found again
+
+
+def renamed(place: Site, identity: str) -> str:
+    """Return the name of a container that stood by, once it is another."""
+    name = str(place.client.api.inspect_container(identity)["Name"]).lstrip("/")
+    return "" if "standby" in name else name
 
 
 def standing_by(place: Site, least: int) -> list[str]:
-    """Return the ids of containers that run and still bear the name of one that stands by."""
+    """Return the ids of containers that are ready and still bear the name of one that stands by."""
     boxes = [b for b in place.boxes(role="standby") if b["State"] == "running" and "standby" in b["Names"][0]]
+    boxes = [b for b in boxes if READY.encode() in place.client.api.logs(b["Id"])]
     return [box["Id"] for box in boxes] if len(boxes) >= least else []
 
 
