@@ -25,12 +25,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from scaleplug.backends import Backend
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.controller import Controller
 from scaleplug.embedded import EmbeddedRedis
 from scaleplug.errors import ConfigurationError
 from scaleplug.here import forget_callers
 from scaleplug.keys import Keys
+from scaleplug.registry import Registration
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, use_config
@@ -45,17 +47,17 @@ EX_CONFIG = 2
 def control(
     config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None
 ) -> None:
-    """Be a controller with the process backend until SIGTERM or SIGINT; a second signal hurries."""
+    """Be a controller until SIGTERM or SIGINT; a second signal hurries."""
     client = connect(require_url(config.redis_url), name=f"scaleplug-controller-{os.getpid()}")
     for warning in check_server(client, config=config, embedded=lifeline is not None):
         logger.warning("%s", warning)
     keyring = Keyring(config.secret)
     store = Store(client, Keys(config.namespace))
-    backend = ProcessBackend(
+    backend = make_backend(
         config,
         folder,
+        store=store,
         find=lambda function, version: controller.roster.registration(function, version),  # noqa: PLW0108
-        on_exit=lambda function: _ring(store, function),
         on_lines=lambda lines: controller.log.add(lines),  # noqa: PLW0108  # the controller is made below
         lifeline=lifeline,
     )
@@ -84,6 +86,30 @@ def control(
 
     controller.finish(waiting)
     backend.close()
+
+
+def make_backend(
+    config: Config,
+    folder: Path,
+    *,
+    store: Store,
+    find: Callable[[str, str], Registration],
+    on_lines: Callable[[list[tuple[str, str, str]]], object],
+    lifeline: int | None,
+) -> Backend:
+    """Return the backend that is configured; raises ConfigurationError."""
+
+    def on_exit(function: str) -> None:
+        _ring(store, function)
+
+    if config.backend == "docker":
+        from scaleplug.backends.docker import DockerBackend  # noqa: PLC0415  # its SDK is an extra
+
+        return DockerBackend(
+            config, find=find, find_record=store.container_record, on_exit=on_exit, on_lines=on_lines,
+            logged_until=store.logged_until, ephemeral=lifeline is not None,
+        )  # fmt: skip
+    return ProcessBackend(config, folder, find=find, on_exit=on_exit, on_lines=on_lines, lifeline=lifeline)
 
 
 def _ring_at(stop: threading.Event, store: Store) -> None:

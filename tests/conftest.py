@@ -17,6 +17,7 @@ import pytest
 from scaleplug.embedded import PROGRAMS, EmbeddedRedis, ask_version, find_server
 from scaleplug.errors import ConfigurationError
 from scaleplug.server import connect
+from tests.dockers import tests_image  # noqa: F401  # fixtures of everybody's
 from tests.engine import engine  # noqa: F401  # fixtures of everybody's
 from tests.helpers import runs, started_processes, told
 from tests.images import pip_arguments, worker_image  # noqa: F401

@@ -65,8 +65,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="session")
-def pip_arguments() -> Iterator[dict[str, str]]:
+@contextlib.contextmanager
+def serving_wheels() -> Iterator[dict[str, str]]:
     """Give the build arguments with which pip finds the wheels: on a server of the tests, on loopback.
 
     All of them, since Compose gives all: then what was built for others is in the engine's cache.
@@ -79,6 +79,13 @@ def pip_arguments() -> Iterator[dict[str, str]]:
     server.shutdown()
     server.server_close()
     thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def pip_arguments() -> Iterator[dict[str, str]]:
+    """Give these arguments for a session."""
+    with serving_wheels() as arguments:
+        yield arguments
 
 
 def build(engine: Engine, dockerfile: str, tag: str, arguments: Mapping[str, str], *, folder: str = ".") -> Any:
