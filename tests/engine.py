@@ -30,6 +30,8 @@ PROGRAMS = {
     "unshare": "util-linux", "nsenter": "util-linux",
 }  # fmt: skip
 """What the tests need, and the Debian package that has it."""
+MOST_DATA = 3 << 30
+"""Bytes that images and containers of a session may take in memory."""
 
 
 def why_not() -> str | None:
@@ -55,16 +57,23 @@ class Engine:
         self.url = f"unix://{self.socket}"
         self.log = self.folder / "log"
         (self.folder / "daemon.json").write_text("{}")  # not the one of the machine's own engine
+        (self.folder / "data").mkdir()
         # Its standard input is the lifeline: when the last who holds the other end is gone, all in the namespaces is.
         self._world = subprocess.Popen(
-            ["unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child", "docker-init", "--", "cat"],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [
+                "unshare", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child", "docker-init", "--",
+                "sh", "-euc", f"{_mount(self.folder / 'data')}; echo ready; exec cat >/dev/null",
+            ],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        assert self._world.stdout is not None
+        with self._world.stdout as ready:
+            assert ready.readline() == b"ready\n", "the namespaces can't be made"
         self._entrance: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Engine:
         """Start it, and wait until it answers."""
-        (init,) = wait_until(lambda: psutil.Process(self._world.pid).children(), 5, "the namespaces are there")
+        (init,) = psutil.Process(self._world.pid).children()
         keep = self.folder
         with self.log.open("ab") as log:
             self._entrance = subprocess.Popen(
@@ -121,6 +130,13 @@ class Engine:
         if self._entrance is not None:
             self._entrance.wait(10)
         shutil.rmtree(self.folder)
+
+
+def _mount(data: Path) -> str:
+    """Return the command that puts the engine's data into memory, where there is plenty: a disk takes minutes."""
+    if psutil.virtual_memory().available < 4 * MOST_DATA:
+        return "true"
+    return f"mount -t tmpfs -o size={MOST_DATA},mode=711 scaleplug {data}"
 
 
 @pytest.fixture(scope="session")

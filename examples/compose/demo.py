@@ -10,16 +10,17 @@ BELOW, PART = 4_000_000, 40_000
 
 
 def watch(done: threading.Event) -> None:
-    """Tell how many containers there are whenever that changes; return when there are none any more."""
-    told = None
+    """Tell each half second what has changed; return when there are no containers any more."""
+    told = ""
     while True:
-        stats = count_primes.get_current_stats()
-        if stats.num_total_runners != told:
-            told = stats.num_total_runners
-            print(f"{told:3} containers, {stats.backlog:3} inputs wait, {stats.num_running_inputs:3} run", flush=True)
-        if done.is_set() and not told:
+        now = count_primes.get_current_stats()
+        text = f"{now.num_total_runners:3} containers, {now.backlog:3} inputs wait, {now.num_running_inputs:3} run"
+        if text != told:
+            print(text, flush=True)
+        told = text
+        if done.is_set() and not now.num_total_runners:
             return
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def main() -> None:

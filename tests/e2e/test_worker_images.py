@@ -46,8 +46,11 @@ def size(client: Any, name: str) -> int:
     return found
 
 
-def test_the_worker_image_adds_150_mib_at_most_and_needs_no_root(client: Any, worker_image: str) -> None:
+def test_the_worker_image_adds_150_mib_at_most_and_needs_no_root(
+    client: Any, worker_image: str, pip_arguments: Mapping[str, str]
+) -> None:
     assert size(client, worker_image) - size(client, BASE_IMAGE) <= 150 << 20
+    assert pip_arguments["PIP_FIND_LINKS"] not in json.dumps(client.api.history(worker_image))
     config = client.images.get(worker_image).attrs["Config"]
     assert config["User"] == "10001:10001"
     code = "import os, json, sys, scaleplug; print(json.dumps([os.getuid(), os.getpid(), os.access('/app', os.W_OK)]))"
