@@ -10,6 +10,7 @@ Nothing but the standard library may be imported before :func:`main` has patched
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -58,8 +59,13 @@ def mind() -> None:
     if child == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return
+
+    def pass_on(number: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(child, number)
+
     for sig in FORWARDED:
-        signal.signal(sig, lambda number, _frame: os.kill(child, number))
+        signal.signal(sig, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     for fd in (0, 1, 2):
         os.close(fd)  # what the child does with them is its own
