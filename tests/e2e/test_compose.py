@@ -103,6 +103,17 @@ def test_the_app_in_its_container_calls_too(stack: Stack) -> None:
         assert page.read() == b"There are 1229 primes below 10000.\n"
 
 
+def test_a_container_is_healthy_while_it_gets_on(stack: Stack, client: Any) -> None:
+    stack.compose("exec", "-T", "app", "scaleplug", "scale", "count_primes", "--min", "1")
+    (container,) = wait_until(lambda: containers(client), 20, "a container runs without any input")
+    healthy = ["scaleplug-healthy"]
+    wait_until(lambda: container.exec_run(healthy).exit_code == 0, 30, "it gives a sign of life")
+    said = container.exec_run(["sh", "-c", "touch -d '2 minutes ago' /run/scaleplug/alive; scaleplug-healthy"])
+    assert said.exit_code == 1, "a sign that is old is none"
+    wait_until(lambda: container.exec_run(healthy).exit_code == 0, 30, "it gives the next one")
+    stack.compose("exec", "-T", "app", "scaleplug", "scale", "count_primes", "--min", "0")
+
+
 def test_no_secret_is_seen_from_outside(stack: Stack, client: Any) -> None:
     found = stack.services(client)
     assert set(found) == SERVICES
