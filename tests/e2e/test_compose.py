@@ -103,6 +103,15 @@ def test_the_app_in_its_container_calls_too(stack: Stack) -> None:
         assert page.read() == b"There are 1229 primes below 10000.\n"
 
 
+def test_flower_and_the_controllers_metrics_answer(stack: Stack, client: Any) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.environ['FLOWER_PORT']}/autoscaler", timeout=60) as page:
+        assert b"Autoscaler" in page.read()
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9808/metrics').read().decode())"
+    told = stack.services(client)["controller"].exec_run(["python3", "-c", ask])
+    assert told.exit_code == 0, told.output
+    assert b'scaleplug_pending_inputs{function="shop.count_primes"}' in told.output
+
+
 def test_a_container_is_healthy_while_it_gets_on(stack: Stack, client: Any) -> None:
     stack.compose("exec", "-T", "app", "scaleplug", "scale", "count_primes", "--min", "1")
     (container,) = wait_until(lambda: containers(client), 20, "a container runs without any input")
