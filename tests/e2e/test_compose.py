@@ -58,7 +58,7 @@ def stack(
     made = Stack(engine, tmp_path_factory.mktemp("compose"), pip_arguments)
     try:
         made.compose("up", "--detach", "--build")
-        made.wait_healthy(client, *SERVICES - {"beat"})
+        made.wait_healthy(client, *SERVICES)
         yield made
     finally:
         made.compose("down", "--volumes", "--timeout", "20")
