@@ -58,7 +58,7 @@ def stack(
     made = Stack(engine, tmp_path_factory.mktemp("compose"), pip_arguments)
     try:
         made.compose("up", "--detach", "--build")
-        made.wait_healthy(client, *SERVICES - {"beat"})
+        made.wait_healthy(client, *SERVICES)
         yield made
     finally:
         made.compose("down", "--volumes", "--timeout", "20")
@@ -101,6 +101,26 @@ def test_the_app_in_its_container_calls_too(stack: Stack) -> None:
     url = f"http://127.0.0.1:{stack.app_port}/?below=10000"
     with urllib.request.urlopen(url, timeout=60) as page:
         assert page.read() == b"There are 1229 primes below 10000.\n"
+
+
+def test_flower_and_the_controllers_metrics_answer(stack: Stack, client: Any) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.environ['FLOWER_PORT']}/autoscaler", timeout=60) as page:
+        assert b"Autoscaler" in page.read()
+    ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9808/metrics').read().decode())"
+    told = stack.services(client)["controller"].exec_run(["python3", "-c", ask])
+    assert told.exit_code == 0, told.output
+    assert b'scaleplug_pending_inputs{function="shop.count_primes"}' in told.output
+
+
+def test_a_container_is_healthy_while_it_gets_on(stack: Stack, client: Any) -> None:
+    stack.compose("exec", "-T", "app", "scaleplug", "scale", "count_primes", "--min", "1")
+    (container,) = wait_until(lambda: containers(client), 20, "a container runs without any input")
+    healthy = ["scaleplug-healthy"]
+    wait_until(lambda: container.exec_run(healthy).exit_code == 0, 30, "it gives a sign of life")
+    said = container.exec_run(["sh", "-c", "touch -d '2 minutes ago' /run/scaleplug/alive; scaleplug-healthy"])
+    assert said.exit_code == 1, "a sign that is old is none"
+    wait_until(lambda: container.exec_run(healthy).exit_code == 0, 30, "it gives the next one")
+    stack.compose("exec", "-T", "app", "scaleplug", "scale", "count_primes", "--min", "0")
 
 
 def test_no_secret_is_seen_from_outside(stack: Stack, client: Any) -> None:
