@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from scaleplug.abc import READY, BackendContainer, ContainerExit, StartRequest
 from scaleplug.backends import recipe
 from scaleplug.backends.crew import Crew, Timers
-from scaleplug.backends.ends import ALIVE, Ends, Held
+from scaleplug.backends.ends import ALIVE, FRESH_SECONDS, Ends, Held
 from scaleplug.backends.engine import (
     RESYNC_SECONDS,
     Engine,
@@ -411,6 +411,7 @@ class DockerBackend:
     def _on_back(self, engine: Engine) -> None:
         """Find what has happened while an engine did not answer."""
         self._resync(engine)
+        self._timers.after(FRESH_SECONDS + 1, self._orders.do, self._resync, engine)  # for those that were new just now
         self._on_exit("*")
 
     def _resync_soon(self) -> None:

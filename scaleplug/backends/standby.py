@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from signal import Signals
 
 from scaleplug.backends.engine import Engine
 from scaleplug.backends.output import Output
@@ -22,6 +23,8 @@ from scaleplug.registry import Registration
 logger = logging.getLogger("scaleplug")
 
 BACK_OFF = (1.0, 60.0)
+FRESH_SECONDS = 5.0
+ENDED_BY_ENGINE = 128 + Signals.SIGTERM
 PROBES_AT_ONCE = 2
 PREPARED_AHEAD = 200
 """So many functions one that stands by prepares; others it prepares when it is told to be their container."""
@@ -38,6 +41,7 @@ class Standby:
     output: Output | None = None
     ready: bool = False
     dismissed: bool = False
+    born: float = field(default_factory=time.monotonic)
     probe: bool = False
     """Whether it is only to tell whether the code can be imported."""
 
@@ -121,7 +125,9 @@ class Standbys:
     def reconcile(self, engine: Engine, alive: set[str]) -> None:
         """Take note of those that an engine has no more."""
         with self._lock:
-            gone = [s for s in self._all.values() if s.engine is engine and s.ready and s.id not in alive]
+            before = time.monotonic() - FRESH_SECONDS  # a younger one may be missing in a list that was made meanwhile
+            mine = [s for s in self._all.values() if s.engine is engine and s.id and s.id not in alive]
+            gone = [s for s in mine if s.ready or s.born < before]
             for standby in gone:
                 standby.dismissed = True  # it went with its engine, and nobody is to blame
         for standby in gone:
@@ -207,7 +213,7 @@ class Standbys:
     def _bury(self, standby: Standby, exit_code: int) -> None:
         if standby.output is not None:
             standby.output.finish(1.0)
-        if standby.dismissed or (standby.ready and exit_code == 0):
+        if standby.dismissed or (standby.ready and exit_code == 0) or exit_code == ENDED_BY_ENGINE:
             with self._lock:
                 self._all.pop(standby.name, None)
         else:
