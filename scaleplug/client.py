@@ -257,6 +257,7 @@ class RedisCaller:
         factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
             factory = MessageFactory(task, self.keyring, self.inbox.name, name, code_version(task.function.owner))
+            factory.clock = self.store.known_now
             self._factories[name, task.name] = factory
         return factory
 

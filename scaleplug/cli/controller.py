@@ -9,6 +9,7 @@ import sys
 import click
 
 from scaleplug.cli.registrar import register_programs
+from scaleplug.metrics import parse_place
 from scaleplug.runtime import control, controller_folder
 from scaleplug.serializer import Keyring
 from scaleplug.server import mask_url
@@ -24,8 +25,15 @@ from scaleplug.settings import Config
     "--max-containers", type=click.IntRange(1), metavar="N",
     help="Containers of all functions on this host; else SCALEPLUG_MAX_CONTAINERS, or what its size allows.",
 )  # fmt: skip
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve metrics for Prometheus there, under /metrics; to this machine alone without HOST.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="Tell of warnings and errors only.")
-def command(programs: tuple[str, ...], redis_url: str | None, max_containers: int | None, quiet: bool) -> None:
+def command(
+    *, programs: tuple[str, ...], redis_url: str | None, max_containers: int | None, metrics: str | None, quiet: bool
+) -> None:
     """Start and stop containers on this host for every function that is registered, until SIGTERM or Ctrl-C.
 
     The functions of each FILE or MODULE are registered first; callers register theirs with their first call. The
@@ -37,6 +45,7 @@ def command(programs: tuple[str, ...], redis_url: str | None, max_containers: in
         raise click.UsageError(
             "no Redis is configured: set SCALEPLUG_REDIS_URL, or give --redis-url redis://HOST:6379/0"
         )
+    place = None if metrics is None else parse_place(metrics)
     Keyring(config.secret)  # or the error that tells how to make one
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -52,5 +61,5 @@ def command(programs: tuple[str, ...], redis_url: str | None, max_containers: in
     def ready() -> None:
         logger.info("ready; functions known: %s", ", ".join(names) or "those that callers register")
 
-    control(config, controller_folder(config), lifeline=None, grace=config.stop_grace, ready=ready)
+    control(config, controller_folder(config), lifeline=None, grace=config.stop_grace, ready=ready, metrics=place)
     logger.info("ended")
