@@ -137,6 +137,7 @@ class RedisCaller:
         name, limits = function.task.name, self._limits(kind)  # type: ignore[attr-defined]  # as in _make
         with self.drafts(name, function.full_name, *limits, partial(function.make_known, self)) as drafts:
             try:
+                self.store.learn_clock()
                 messages = self._make(function, call, inputs, kind, drafts)
                 record = self._record(kind, call, inputs[0][0])
                 if kind in KEPT:

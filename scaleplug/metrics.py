@@ -24,7 +24,11 @@ logger = logging.getLogger("scaleplug")
 STATES: Final = ("starting", "idle", "busy", "draining")
 TIMES: Final = (
     ("wait", "scaleplug_input_wait_seconds", "Time that inputs have waited until a container claimed them"),
-    ("run", "scaleplug_input_run_seconds", "Time that inputs have run (those of a pack count with its mean)"),
+    (
+        "run",
+        "scaleplug_input_run_seconds",
+        "Run time of inputs (of a pack its mean, without a container's first short one)",
+    ),
     ("start", "scaleplug_container_start_seconds", "Time from the order to start a container until it was ready"),
 )
 LOOP_EDGES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
