@@ -23,6 +23,7 @@ COMMANDS = {
     "ps": "Show functions, their inputs and their containers.",
     "why": "Show the last decisions about a function's containers.",
     "logs": "Show what functions have printed.",
+    "flower": "Run Flower with the Autoscaler tab.",
     "version": "Show the versions that matter.",
 }
 """Each is the ``command`` of the module of its name."""

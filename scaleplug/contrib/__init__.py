@@ -1,0 +1,1 @@
+"""Web frameworks: each in an adapter of its own, with its extra."""
