@@ -12,7 +12,10 @@
   const shownRows = new IntersectionObserver((entries) => {
     for (const entry of entries) {
       const f = functions.get(entry.target.dataset.name);
-      if (f) { f.visible = entry.isIntersecting; if (f.visible && f.stale) drawTrend(f); }
+      if (!f) continue;
+      f.visible = entry.isIntersecting;
+      if (f.visible && f.behind) show(f);
+      if (f.visible && f.stale) drawTrend(f);
     }
   });
 
@@ -41,7 +44,9 @@
       if (!f) { f = newFunction(values.name); fresh = true; }
       f.values = values;
       f.containers = STATES.reduce((sum, state) => sum + values[state], 0);
-      show(f);
+      if (f.visible || !f.title.textContent) show(f);
+      else f.behind = true; // until it is scrolled into view
+      noteTrend(f);
     }
     for (const name of data.gone || []) { drop(name); fresh = true; }
     if (whole) { for (const name of [...functions.keys()]) { if (!named.has(name)) { drop(name); fresh = true; } } }
@@ -81,6 +86,7 @@
 
   function show(f) {
     const v = f.values;
+    f.behind = false;
     put(f.title, v.shown);
     f.title.title = v.shown;
     number_(f.pending, v.pending, v.delayed ? " +" + count(v.delayed) + " later" : "");
@@ -104,7 +110,6 @@
       f.tags.replaceChildren(...tags.split(",").filter(Boolean).map((text) =>
         make("span", "sp-tag" + (text === "changed" ? " changed" : " bad"), text)));
     }
-    noteTrend(f);
   }
 
   function number_(element, value, more) {
@@ -203,8 +208,7 @@
   function noteTrend(f) {
     const [containers, inputs] = f.trend, last = STEPS - 1, load = f.values.pending + f.values.running;
     if (f.containers > containers[last]) { containers[last] = f.containers; f.stale = true; }
-    if (load > inputs[last]) { inputs[last] = load; f.stale = true; }
-    if (f.visible && f.stale) drawTrend(f);
+    if (load > inputs[last]) { inputs[last] = load; f.stale = true; } // drawn with the next step: drawing is what costs
   }
 
   function shiftTrends() {
@@ -249,7 +253,11 @@
     const most = Math.max(1, ...f.trend[0]), load = Math.max(1, ...f.trend[1]);
     pen.fillStyle = ink.busy;
     pen.globalAlpha = 0.35;
-    steps(f.trend[0], most).forEach((y, n) => { if (f.trend[0][n]) pen.fillRect(x(n), y, width / STEPS + 0.5, height - 1 - y); });
+    pen.beginPath();
+    pen.moveTo(0, height - 1);
+    steps(f.trend[0], most).forEach((y, n) => { pen.lineTo(x(n), y); pen.lineTo(x(n + 1), y); });
+    pen.lineTo(width, height - 1);
+    pen.fill();
     pen.globalAlpha = 1;
     if (!f.trend[1].some(Boolean)) return;
     pen.strokeStyle = ink.pending;
@@ -264,7 +272,7 @@
     step = data.step; trendsAt = data.now;
     for (const name in data.rows) {
       const f = functions.get(name);
-      if (f) { f.trend = data.rows[name]; f.stale = true; noteTrend(f); }
+      if (f) { f.trend = data.rows[name]; f.stale = true; noteTrend(f); if (f.visible) drawTrend(f); }
     }
   }
 
