@@ -346,7 +346,8 @@ class Controller:
             return
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
-            logger.info("%s: %s", view.registration.shown, decision.reason)
+            shown = view.registration.shown
+            logger.info("%s: %s", shown, decision.reason, extra={"scaleplug_function": shown})
         kept = {
             "at": now,
             "rang": self._rang,

@@ -31,6 +31,7 @@ from scaleplug.embedded import EmbeddedRedis
 from scaleplug.errors import ConfigurationError
 from scaleplug.here import forget_callers
 from scaleplug.keys import Keys
+from scaleplug.loglines import write_logs
 from scaleplug.metrics import Metrics
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
@@ -286,9 +287,9 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != options["parent"]:
         return
-    logging.basicConfig(level=options["log_level"], format="scaleplug: %(message)s")
-    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     config = Config(**options["config"])
+    write_logs(config.log_format, level=options["log_level"], text="scaleplug: %(message)s")
+    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     try:
         control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=config.run_grace)
     except ConfigurationError as exc:

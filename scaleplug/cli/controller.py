@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 
 import click
 
 from scaleplug.cli.registrar import register_programs
+from scaleplug.loglines import write_logs
 from scaleplug.metrics import parse_place
 from scaleplug.runtime import control, controller_folder
 from scaleplug.serializer import Keyring
@@ -48,7 +48,7 @@ def command(
     place = None if metrics is None else parse_place(metrics)
     Keyring(config.secret)  # or the error that tells how to make one
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    write_logs(config.log_format, level=level, text="%(asctime)s %(message)s", dates="%H:%M:%S")
     logging.getLogger().setLevel(logging.WARNING)
     logger = logging.getLogger("scaleplug")
     logger.setLevel(level)
