@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -86,7 +87,7 @@ def _point(line: bytes | str) -> list[float]:
     """Return a point's numbers, none where somebody else has written it."""
     with contextlib.suppress(ValueError):
         numbers = [float(word) for word in as_text(line).split()]
-        if len(numbers) == 1 + len(SERIES):
+        if len(numbers) == 1 + len(SERIES) and all(map(math.isfinite, numbers)):
             return numbers
     return []
 
