@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from PIL import Image
 
 from scaleplug.embedded import EmbeddedRedis
 from scaleplug.keys import Keys
@@ -101,7 +102,10 @@ def take_pictures(flower: Flower, browser: Browser, folder: Path) -> None:
                 browser.run(f"location.hash = '{SHOWN}'")
                 browser.wait(DETAIL)
             time.sleep(2)
-            browser.picture(folder / f"flower-{kind}-{theme}.png")
+            path = folder / f"flower-{kind}-{theme}.png"
+            browser.picture(path)
+            with Image.open(path) as picture:
+                picture.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
 
 
 if __name__ == "__main__":
