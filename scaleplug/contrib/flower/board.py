@@ -5,11 +5,14 @@ It knows nothing of Flower. However many browsers look on, Redis is asked once a
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from redis.exceptions import NoPermissionError
 
 from scaleplug.client import RedisCaller
 from scaleplug.errors import InvalidError, NotFoundError, SerializationError
@@ -149,11 +152,12 @@ class Board:
     def _queues_of_nobody(self, found: Mapping[str, Overview]) -> list[tuple[str, int]]:
         """Return queues that hold inputs of functions that nobody has registered, with how many."""
         prefix, cursor, names = self.store.keys.queue(""), 0, set[str]()
-        for _ in range(SCANNED):
-            cursor, keys = self.store.client.scan(cursor, match=prefix + "*", count=1_000)
-            names |= {key.decode(errors="replace").removeprefix(prefix) for key in keys}
-            if not cursor:
-                break
+        with contextlib.suppress(NoPermissionError):  # a user who may only look doesn't see all keys
+            for _ in range(SCANNED):
+                cursor, keys = self.store.client.scan(cursor, match=prefix + "*", count=1_000)
+                names |= {key.decode(errors="replace").removeprefix(prefix) for key in keys}
+                if not cursor:
+                    break
         orphans = sorted(names - found.keys())
         pipe = self.store.client.pipeline(transaction=False)
         for name in orphans:

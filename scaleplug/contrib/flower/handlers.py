@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import tornado.web
 from flower.views import BaseHandler
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from scaleplug.contrib.flower.board import Board
 from scaleplug.contrib.flower.config import find_config
@@ -88,6 +88,8 @@ class JSONHandler(Handler):
             self.refuse(404, str(exc))
         except Error as exc:
             self.refuse(400, str(exc))
+        except ResponseError as exc:
+            self.refuse(403, f"Redis refuses it: {exc}")  # to a user who may only look, say
         except (RedisError, OSError) as exc:
             self.refuse(503, f"Redis does not answer ({type(exc).__name__})")
 
