@@ -15,6 +15,7 @@ from benchmarks.workers import Peer
 
 COUNTS = (1, 10, 20, 100)
 PROMISED, MOST = 20, 10.0
+ALONE, WHOLE = "PSS of an idle container", "the same with a share of zygote and spare"
 PEERS = 3
 
 
@@ -22,10 +23,10 @@ def measure(_plan: Plan) -> Result:
     if not Path("/proc/self/smaps_rollup").exists():
         raise RuntimeError("needs Linux: it is read from /proc/PID/smaps_rollup")
     remarks = []
-    each: dict[int, float] = {}
+    each: dict[str, dict[int, float]] = {ALONE: {}, WHOLE: {}}
     with surroundings(functions.app, functions.resting) as around:
         for count in COUNTS:
-            each[count], remark = _per_container(around, count)
+            each[ALONE][count], each[WHOLE][count], remark = _per_container(around, count)
             remarks.append(remark)
         workers = _workers(Peer(around.redis.url))
     peer = statistics.median(workers)
@@ -33,17 +34,18 @@ def measure(_plan: Plan) -> Result:
         name="memory",
         rows=tuple(
             Row(
-                what=f"PSS per idle container, {count} of them, zygote and spare counted",
+                what=f"{what}, {count} of them",
                 unit="MiB",
-                ours=each[count],
+                ours=each[what][count],
                 peer=peer,
                 peer_is="celery worker -P solo, idle",
-                most=MOST if count == PROMISED else None,
+                most=MOST if (what, count) == (ALONE, PROMISED) else None,
             )
+            for what in each
             for count in COUNTS
         ),
         samples={
-            **{f"{count} containers": Summary.of([value], "MiB") for count, value in each.items()},
+            **{f"{what}, {n} of them": Summary.of([each[what][n]], "MiB") for what in each for n in COUNTS},
             "celery worker": Summary.of(workers, "MiB"),
         },
         unfair=(
@@ -58,8 +60,8 @@ def measure(_plan: Plan) -> Result:
     )
 
 
-def _per_container(around: Surroundings, count: int) -> tuple[float, str]:
-    """Return the memory for each of so many idle containers, in MiB, and what else there is to tell."""
+def _per_container(around: Surroundings, count: int) -> tuple[float, float, str]:
+    """Return the memory of an idle container of so many, in MiB, alone and with its share, and what else to tell."""
     functions.resting.update_autoscaler(min_containers=count)
     pids = wait_until(lambda: _ready(around, count), f"{count} containers are ready")
     used = set(functions.resting.map([0.3] * count))  # an idle container has run something before
@@ -69,10 +71,10 @@ def _per_container(around: Surroundings, count: int) -> tuple[float, str]:
     controller = pss(psutil.Process(zygote).ppid())
     others = len(family) - 1 - count
     remark = (
-        f"{count}: a container {statistics.median(containers):.1f} MiB, zygote {pss(zygote):.1f} MiB, {others} others "
+        f"{count}: zygote {pss(zygote):.1f} MiB, {others} others "
         f"forked from it, controller {controller:.1f} MiB; {len(used)} had run an input."
     )
-    return whole / count, remark
+    return statistics.median(containers), whole / count, remark
 
 
 def _ready(around: Surroundings, count: int) -> list[int]:

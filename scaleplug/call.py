@@ -152,10 +152,28 @@ class FunctionCall(Generic[R]):
     ) -> None:
         self.object_id = call_id
         self._caller, self._function, self._inputs = caller, function, inputs
-        self.get: Method[..., R] = Method(self._get, self._get_aio)
-        self.iter: IterMethod[..., R] = IterMethod(self._iter, self._iter_aio)
-        self.num_inputs: Method[[], int] = Method(self._num_inputs, self._num_inputs_aio)
-        self.cancel: Method[..., None] = Method(self._cancel, self._cancel_aio)
+
+    # Made when they are asked for: what is spawned by the thousand holds no circle that only the collector can break.
+
+    @property
+    def get(self) -> Method[..., R]:
+        """Wait for an input's result and return it, or raise its exception."""
+        return Method(self._get, self._get_aio)
+
+    @property
+    def iter(self) -> IterMethod[..., R]:
+        """Give the results of the inputs in their order, as they come."""
+        return IterMethod(self._iter, self._iter_aio)
+
+    @property
+    def num_inputs(self) -> Method[[], int]:
+        """Return how many inputs the call has."""
+        return Method(self._num_inputs, self._num_inputs_aio)
+
+    @property
+    def cancel(self) -> Method[..., None]:
+        """Cancel the call: what is pending vanishes, what runs is interrupted."""
+        return Method(self._cancel, self._cancel_aio)
 
     def __repr__(self) -> str:
         return f"FunctionCall.from_id({self.object_id!r})"

@@ -66,6 +66,8 @@ class Controller:
         self._unburied: deque[ContainerExit] = deque()
         """Exits whose inputs have not been given back yet: Redis may fail in between."""
         self._last_tick = self._last_save = self._made_room = 0.0
+        self._deaf = True
+        """Whether a ring may have been lost, so that it must look what it was about unasked."""
         self._rang: float | None = None
         """When the doorbell woke it for this round."""
         self.log = LogShipper(store)
@@ -117,10 +119,13 @@ class Controller:
             return
         if not self._leading:
             self._lead()
-        rang = self.store.wait_ring(self._pause_seconds())
+        # What is in the set has rung once: who heard it may have been another, or the answer got lost.
+        deaf, self._deaf = self._deaf, True
+        rang = self.store.wait_ring(0 if deaf else self._pause_seconds())
         self._rang = self.store.now() if rang else None
         began = time.monotonic()
-        self.round(self.store.take_dirty() if rang else set())
+        self.round(self.store.take_dirty() if rang or deaf else set())
+        self._deaf = False
         self.on_round(time.monotonic() - began)
         if rang:
             time.sleep(PAUSE)
@@ -134,6 +139,7 @@ class Controller:
         """Take over: find what there is before deciding anything."""
         logger.info("this controller acts now")
         self.store.forget_clock()
+        self.store.forget_calm()
         lost = self.roster.memory.restore() or self._lost
         self.views.clear()
         self._unburied.clear()
@@ -158,6 +164,7 @@ class Controller:
         windows = [v.settings.scaledown_window for v in self.views.values() if v.containers]
         self.hold_until = now + max(windows) if windows else 0.0
         self._leading, self._standing_by, self._lost, self._last_tick = True, False, False, 0.0
+        self._deaf = True
 
     def _by_redis(self, moment: float) -> float:
         """Return a Unix time of this host's clock by Redis's, which may go differently."""
@@ -256,8 +263,18 @@ class Controller:
             first_kill = state.first_kill(TIMEOUT_GRACE)
             if first_kill is not None:
                 view.check_by(first_kill)
+        self._tell_calm(functions)
         if wants:
             self._start(wants, now, states)
+
+    def _tell_calm(self, functions: list[str]) -> None:
+        """Say of which of these functions the controller need not hear while idle containers take what comes."""
+        changed = [f for f in functions if self.views[f].calm != self.views[f].at_rest]
+        for function in changed:
+            self.views[function].calm = self.views[function].at_rest
+        if changed:
+            calm = {f for f in changed if self.views[f].calm}
+            self.store.set_calm(calm, set(changed) - calm)
 
     def _set_slots(self, view: View, slots: int) -> None:
         """Tell the containers that go by another number; what they run goes on."""

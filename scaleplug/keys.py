@@ -38,6 +38,8 @@ holds for both.
 | bell | list | one ring for the controller | all | controller | taken |
 | packed:FN | hash | ``pending`` and ``running``: inputs there beyond one for each message, since packs hold several | scripts | scripts | empty |
 | dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
+| calm | set | FN of which the controller has nothing to decide when an input comes that an idle container takes | controller | scripts | it has, or another acts |
+| unrung | set | FN of which such inputs came, and have not been begun | scripts | scripts | one is begun |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |
 | hosts | zset | host names by the time of the last sign of life of a controller there | controllers | controller | 1 day after the last, or when it is lost |

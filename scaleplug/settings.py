@@ -401,6 +401,16 @@ def use_config(config: Config | None) -> None:
     _process = config
 
 
+_seen: tuple[Mapping[Any, Any], Config] | None = None
+
+
 def process_config() -> Config:
     """Return this process's configuration: what :func:`use_config` set, else its environment."""
-    return _process if _process is not None else Config.from_environ(os.environ)
+    global _seen  # noqa: PLW0603  # as there is one environment
+    if _process is not None:
+        return _process
+    # Every call asks. Comparing what is in os.environ takes 0.3 microseconds, looking up each variable 25.
+    held: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+    if _seen is None or _seen[0] != held:
+        _seen = (dict(held), Config.from_environ(os.environ))
+    return _seen[1]

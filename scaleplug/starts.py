@@ -52,7 +52,12 @@ class Starts:
             self.store.put_trouble(view.registration.function, None)
 
     def failed(self, view: View, reason: str, lines: Sequence[str], version: str) -> None:
-        """Put the next start off, and tell; inputs that would wait for ever fail."""
+        """Put the next start off, and tell; inputs that would wait for ever fail.
+
+        Code that has been deployed over meanwhile says nothing of what is started from now on.
+        """
+        if not view.starts(version):
+            return
         self._note(view, reason, lines, version)
         shown, now = view.registration.shown, self.store.now()
         if now < view.back_off_until:

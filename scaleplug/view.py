@@ -60,6 +60,8 @@ class View:
     ignoring: dict[str, float] = field(default_factory=dict)
     """Idle containers by the time since when they have ignored an input."""
     learned: bool = False
+    calm: bool = False
+    """Whether it was last said to be :attr:`at_rest`."""
     prepared: str | None = None
     """The version of the code for which it is known whether it can be imported."""
     works: bool = False
@@ -71,6 +73,20 @@ class View:
     def hot(self) -> bool:
         """Whether it must be looked at every tick."""
         return bool(self.containers) or self.retiring or self.settings.min_containers > 0
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether there is nothing to decide when an input comes that an idle container takes.
+
+        Its timeout is at least a second, so that a tick sees it before.
+        """
+        settings = self.settings
+        return (
+            bool(self.containers)
+            and not (self.retiring or self.missing or self.proving or self.old_code)
+            and not settings.buffer_containers
+            and settings.max_inputs == 1
+        )
 
     # -- redeployment ----------------------------------------------------------------------------------------------
 
@@ -93,6 +109,10 @@ class View:
     def proving(self) -> bool:
         """Whether containers of an older version serve, and none of the new one has been ready yet."""
         return self.proven is not None and self.proven.version != self.registration.version
+
+    def starts(self, version: str) -> bool:
+        """Return whether more containers of a version may be started."""
+        return version == self.registration.version or (self.proven is not None and version == self.proven.version)
 
     def update(self, registration: Registration, settings: FunctionSettings, *, retiring: bool) -> None:
         """Take what is registered now; the code before it goes on until a container of the new one is ready."""

@@ -59,6 +59,8 @@ count_packed(fn, 'pending', -extra)
 count_packed(fn, 'running', extra)
 redis.call('ZADD', P .. 'running:' .. fn, now() + tonumber(ARGV[5]), id)
 redis.call('ZREM', P .. 'idle:' .. fn, container)
+ring_for_rest(fn)
 local begun = state(redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1))
-if begun[2] == 1 and begun[5] == 0 then note_wait(fn, message, 1 + extra) end
+local waited = begun[2] == 1 and begun[5] == 0 and wait_of(message)
+if waited then note_times(fn, 'wait', {[bucket_of(waited)] = 1 + extra}, waited * (1 + extra)) end
 return begun

@@ -27,7 +27,10 @@ redis.call('PERSIST', record)
 redis.call('SADD', P .. 'containers:' .. fn, container)
 local first = redis.call('HSETNX', record, 'ready', tostring(now())) == 1
 local requested = first and tonumber(redis.call('HGET', record, 'requested') or nil)
-if requested then note_time(fn, 'start', math.max(0, now() - requested), 1) end
+if requested then
+  local took = math.max(0, now() - requested)
+  note_times(fn, 'start', {[bucket_of(took)] = 1}, took)
+end
 if first or redis.call('ZSCORE', P .. 'ready:' .. fn, container) == false then
   redis.call('ZADD', P .. 'ready:' .. fn, now(), container)
 end

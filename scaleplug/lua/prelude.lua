@@ -9,8 +9,25 @@ end
 
 -- Wake the controller for one function. One token is enough: the set says for whom.
 local function ring(fn)
-  redis.call('SADD', P .. 'dirty', fn)
-  if redis.call('LLEN', P .. 'bell') == 0 then redis.call('LPUSH', P .. 'bell', '1') end
+  -- Where it was among them already, whoever added it has rung, and nobody has come yet.
+  if redis.call('SADD', P .. 'dirty', fn) == 1 and redis.call('LLEN', P .. 'bell') == 0 then
+    redis.call('LPUSH', P .. 'bell', '1')
+  end
+end
+
+-- Ring for inputs that have come, so that so many are pending; not where containers that idle take them all and the
+-- controller has said that it has nothing to decide then.
+local function ring_for(fn, pending)
+  if redis.call('SISMEMBER', P .. 'calm', fn) == 1 and pending <= redis.call('ZCARD', P .. 'idle:' .. fn) then
+    redis.call('SADD', P .. 'unrung', fn)
+  else
+    ring(fn)
+  end
+end
+
+-- Ring after all where a container has begun one of these and left others: it had seemed to idle still.
+local function ring_for_rest(fn)
+  if redis.call('SREM', P .. 'unrung', fn) == 1 and redis.call('LLEN', P .. 'queue:' .. fn) > 0 then ring(fn) end
 end
 
 -- True while the caller of the script holds the lease; an empty token stands for the container itself.
@@ -264,23 +281,19 @@ local function bucket_of(seconds)
   return #EDGES + 1
 end
 
--- Note, for people, how long something took; of 'run' the sum is known anyway.
-local function note_time(fn, kind, seconds, count)
-  redis.call('HINCRBY', P .. 'times:' .. fn, kind .. bucket_of(seconds), count)
-  if kind ~= 'run' then
-    redis.call('HINCRBY', P .. 'times:' .. fn, kind, string.format('%.0f', seconds * count * 1000000))
-  end
+-- Note, for people, how long things took: how many in each bucket, and all together, which of 'run' is known anyway.
+local function note_times(fn, kind, counts, seconds)
+  local times = P .. 'times:' .. fn
+  for bucket, count in pairs(counts) do redis.call('HINCRBY', times, kind .. bucket, count) end
+  if seconds then redis.call('HINCRBY', times, kind, string.format('%.0f', seconds * 1000000)) end
 end
 
--- When an input was sent by its caller's reckoning of this server's clock; nil where nobody says. Nobody has signed it.
-local function sent_at(message)
-  return tonumber(string.match(message, '"sent": (%d+%.%d+)}}$', -32) or nil)
-end
-
-local function note_wait(fn, message, count)
-  local sent = sent_at(message)
+-- How long an input has waited, by its caller's reckoning of this server's clock; nil where nobody says. Nobody has
+-- signed it.
+local function wait_of(message)
+  local sent = tonumber(string.match(message, '"sent": (%d+%.%d+)}}$', -32) or nil)
   local waited = sent and now() - sent
-  if waited and waited > -5 and waited < 366 * 86400 then note_time(fn, 'wait', math.max(0, waited), count or 1) end
+  return waited and waited > -5 and waited < 366 * 86400 and math.max(0, waited) or nil
 end
 
 -- What a function has now: inputs pending, delayed and running, then containers that start, idle, are busy, and leave.
@@ -302,7 +315,7 @@ local function count_time(fn, microseconds, inputs, bucketed)
   if microseconds == '' then return end
   if not bucketed then
     local count = tonumber(inputs or 1)
-    if count > 0 then note_time(fn, 'run', tonumber(microseconds) / 1000000 / count, count) end
+    if count > 0 then note_times(fn, 'run', {[bucket_of(tonumber(microseconds) / 1000000 / count)] = count}) end
   end
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', inputs or 1)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', microseconds)

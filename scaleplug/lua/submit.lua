@@ -13,7 +13,6 @@ ARGV[1] = admitted
 local fn, most, total, partial = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local queue = P .. 'queue:' .. fn
 local pending = pending_of(fn) + redis.call('ZCARD', P .. 'delayed:' .. fn)
-local running = running_of(fn)
 local counts, weights, packed = {string.match(ARGV[9], '^(%d+):?(.*)$')}, nil, nil
 local n = tonumber(counts[1])
 if counts[2] ~= '' then
@@ -21,10 +20,11 @@ if counts[2] ~= '' then
   for weight in string.gmatch(counts[2], '%d+') do weights[#weights + 1] = tonumber(weight) end
 end
 if n > 1 and #ARGV == 10 then packed = ARGV[10] end
+local running = (total > 0 or partial) and running_of(fn) or 0
 local room = most - pending
 if total > 0 then room = math.min(room, total - pending - running) end
 local function answer(accepted)
-  if not partial or ARGV[5] ~= '' then return {accepted, pending, running} end
+  if not partial or ARGV[5] ~= '' then return {accepted, pending, accepted == 0 and running_of(fn) or running} end
   local known = redis.call('HMGET', P .. 'stats:' .. fn, 'timed', 'microseconds')
   local containers = redis.call('SCARD', P .. 'containers:' .. fn)
   return {accepted, pending, running, tonumber(known[1] or '0'), tonumber(known[2] or '0'), containers}
@@ -70,5 +70,5 @@ if string.find(ARGV[5], ' ', 1, true) then
 elseif ARGV[5] ~= '' then
   remember(ARGV[5], fn, tonumber(ARGV[7]) + n, ARGV[8] == '1', keep)
 end
-ring(fn)
+ring_for(fn, pending + accepted)
 return answer(accepted)

@@ -44,7 +44,7 @@ if #ids > 0 then
   count_packed(fn, 'running', -inner)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', ended)
   if timed > 0 then count_time(fn, string.format('%.0f', microseconds), timed, true) end
-  for bucket, count in pairs(buckets) do redis.call('HINCRBY', P .. 'times:' .. fn, 'run' .. bucket, count) end
+  note_times(fn, 'run', buckets)
   if failed > 0 then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', failed) end
 end
 
@@ -75,6 +75,7 @@ end
 local crashes, retries = most > 0 and redis.call('EXISTS', P .. 'crashes:' .. fn) == 1, nil
 if most > 0 then retries = redis.call('EXISTS', P .. 'retries:' .. fn) == 1 end
 local held, deadlines, taken, bytes, claimed = {}, {}, 0, 0, {}
+local waits, waited = {}, 0
 local out_of_queue, now_running, from, deadline = 0, 0, transit, now() + tonumber(ARGV[4])
 local looked = 0 -- at those of cancelled calls too: there may be a million
 while taken < most and bytes < 4000000 and looked < 500 do
@@ -120,16 +121,22 @@ while taken < most and bytes < 4000000 and looked < 500 do
     deadlines[#deadlines + 1] = deadline
     deadlines[#deadlines + 1] = id
     taken, bytes, now_running = taken + 1 + extra, bytes + #message, now_running + extra
-    if attempt == 1 and retried == 0 then note_wait(fn, message, 1 + extra) end
+    local wait = attempt == 1 and retried == 0 and wait_of(message)
+    if wait then
+      waits[bucket_of(wait)] = (waits[bucket_of(wait)] or 0) + 1 + extra
+      waited = waited + wait * (1 + extra)
+    end
     if suspect then break end
   end
 end
 count_packed(fn, 'pending', -out_of_queue)
 count_packed(fn, 'running', now_running)
+if next(waits) then note_times(fn, 'wait', waits, waited) end
 if #claimed > 0 then
   redis.call('HSET', claims, unpack(held))
   redis.call('ZADD', P .. 'running:' .. fn, unpack(deadlines))
   redis.call('ZREM', P .. 'idle:' .. fn, container)
+  ring_for_rest(fn)
   if #claimed > 1 then redis.call('HSET', P .. 'container:' .. container, 'serial', 1) end
   for i, row in ipairs(claimed) do out[2 + i] = row end
 elseif #ids > 0 then

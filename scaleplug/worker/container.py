@@ -76,10 +76,14 @@ class _Consumer(Consumer):  # type: ignore[misc]  # Celery has no types
         )
         if isinstance(wrapped, SerializationError):  # it could not even be verified
             error = InputRefusedError(f"the container refused an argument of {function}: {wrapped}")
+        self.fail(message, error)
+        super().on_decode_error(message, exc)
+
+    def fail(self, message: Any, error: Error) -> None:
+        """Settle that an input fails without having run."""
         told = self.connection.transport.intake.fail(message.delivery_tag, error)
         if not told and not message.headers.get("ignore_result"):
             self.app.backend.store_result(message.headers["id"], error, states.FAILURE)
-        super().on_decode_error(message, exc)
 
     def start(self) -> None:
         # Once, and only as far as the loop: the loop itself begins after the fork. The transport reconnects by itself.
@@ -97,10 +101,16 @@ class _Worker(WorkController):  # type: ignore[misc]
         self.app.finalize()
 
 
-def _guarded(strategy: Callable[..., Any], intake: Intake | None) -> Callable[..., Any]:
-    """Let an input fail that Celery can't take, or it would end one container after the other."""
+def _guarded(strategy: Callable[..., Any], intake: Intake | None, runner: Runner, consumer: Any) -> Callable[..., Any]:
+    """Let an input fail that Celery can't take, or that has had all its attempts: it would end containers for ever."""
 
     def receive(message: Any, *args: Any, **kwargs: Any) -> Any:
+        claim = intake.claims.get(message.delivery_tag) if intake is not None else None
+        spent = runner.spent(claim) if claim is not None else None
+        if spent is not None:  # before Celery unpickles it, which may be what took the containers down
+            consumer.fail(message, spent)
+            message.ack()
+            return None
         try:
             return strategy(message, *args, **kwargs)
         except (DecodeError, ContentDisallowed, RedisError, OSError):
@@ -276,7 +286,9 @@ class Container:
             task.resultrepr_maxsize = SHORT if shows_arguments() else 0  # what Flower and logs may see of it
             task.run = self.runner  # here, and not before the fork: a function and its variants share their task
             task.__trace__ = build_tracer(task.name, task, app.loader, worker.hostname, app=app)
-            consumer.strategies[task.name] = _guarded(task.start_strategy(app, consumer), self.intake)
+            consumer.strategies[task.name] = _guarded(
+                task.start_strategy(app, consumer), self.intake, self.runner, consumer
+            )
 
     def _consume(self, intake: Intake) -> bool:
         """Consume until told to leave; return whether it ended in good order: an input it ended over counts a crash."""

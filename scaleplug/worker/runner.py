@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from scaleplug.context import running
 from scaleplug.errors import (
     ContainerCrashError,
+    Error,
     FunctionTimeoutError,
     InputCancellation,
     InputCancelledError,
@@ -283,6 +284,15 @@ class Runner:
                 f"the input took its container of {name} down {self.max_attempts} times"
                 f" (the last time: {claim.crash or 'unknown'}): it is not tried again"
             )
+
+    def spent(self, claim: Claim) -> Error | None:
+        """Return what an input must fail with that has had all its attempts, ``None`` if it has some left."""
+        if claim.attempt > self.max_attempts:
+            try:
+                self.check_verdict(claim, claim.task)
+            except Error as error:
+                return error
+        return None
 
     def _crashed(self, claim: Claim) -> bool:
         return claim.verdict != "timeout" and claim.attempt > self.max_attempts

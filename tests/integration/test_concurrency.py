@@ -64,6 +64,21 @@ def poison(folder: str, x: int) -> int:
     return x
 
 
+class Deadly:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (3,)
+
+
+def same(x: Any) -> Any:
+    return x
+
+
+async def same_async(x: Any) -> Any:
+    return x
+
+
 def begun(folder: Path) -> dict[int, int]:
     """Return how many inputs have begun in each process."""
     found: dict[int, int] = {}
@@ -122,6 +137,12 @@ at_most = make(block, 4, target=2, name="at_most")
 green = make(fetch_sync, 50, "eventlet", name="green")
 green_blocks = make(block, 20, "eventlet", name="green_blocks")
 green_naps = make(nap, 20, "eventlet", name="green_naps", timeout=1)
+alone = jobs.app.function(serialized=True, max_containers=1, name="alone")(same)
+sames, async_sames = make(same, 5, name="sames"), make(same_async, 5)
+green_sames = make(same, 5, "eventlet", name="green_sames")
+every_pool = pytest.mark.parametrize(
+    "function", [alone, sames, async_sames, green_sames], ids=["solo", "threads", "loop", "green"]
+)
 
 
 def only(folder: Path, inputs: int) -> int:
@@ -165,6 +186,21 @@ def test_an_input_that_takes_its_container_down_fails_alone(surroundings: Surrou
     results = list(poisons.starmap([(str(tmp_path), x) for x in range(6)], return_exceptions=True))
     assert isinstance(results.pop(0), ContainerCrashError)
     assert results == [1, 2, 3, 4, 5]
+
+
+@every_pool
+def test_arguments_that_take_containers_down_fail_alone(surroundings: Surroundings, function: Any) -> None:
+    others = [function.spawn(x) for x in range(3)]
+    with pytest.raises(ContainerCrashError, match="down 3 times"):
+        function.spawn(Deadly()).get(timeout=20)
+    assert [call.get(timeout=20) for call in others] == [0, 1, 2]
+
+
+@every_pool
+def test_those_of_celerys_own_calls_do_too(surroundings: Surroundings, function: Any) -> None:
+    with pytest.raises(ContainerCrashError, match="down 3 times"):
+        function.delay(Deadly()).get(timeout=20)
+    assert function.delay(1).get(timeout=20) == 1
 
 
 @pytest.mark.parametrize("function", [blocks, waits, green_blocks], ids=["threads", "loop", "green"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -137,6 +138,35 @@ def test_what_is_gone_stays_as_long_as_old_code_runs_that_may_call_it(stage: Sta
     forgotten(stage, "shop.g")
 
 
+def test_a_failed_start_of_code_that_was_deployed_over_says_nothing_of_what_comes(stage: Stage):
+    one = replace(BASE, version="1", deployed=True, settings=replace(BASE.settings, max_containers=2))
+
+    def deploy(version: str) -> None:
+        made = replace(one, version=version)
+        stage.store.deploy("shop", b"", {"shop.f": made.seal(stage.keyring)}, {"shop.f": version}, [])
+        stage.round()
+
+    def started() -> list[str]:
+        return [request.version for request in stage.backend.started]
+
+    deploy("1")
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    wait_until(lambda: stage.round() or started() == ["1"])
+    first = stage.backend.started[0].container
+    assert stage.store.connect(first, "shop.f", 1, 1, [])
+    stage.store.client.delete(stage.store.keys.queue("shop.f"))
+    stage.round()
+    deploy("2")
+    assert started() == ["1", "2"]
+    deploy("3")  # the old one makes room
+    assert started() == ["1", "2"]
+    stage.backend.crash(stage.backend.started[1].container, 1, ["no weights"])
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    wait_until(lambda: stage.round() or len(started()) > 2)
+    assert "1" not in started()[2:]
+    assert stage.store.troubles(["shop.f"]) == {}
+
+
 def test_a_version_rolls_once_one_of_it_is_ready(stage: Stage):
     one, two = replace(BASE, version="1", deployed=True), replace(BASE, version="2", deployed=True)
     settings = replace(BASE.settings, min_containers=2, max_containers=3)
@@ -178,3 +208,60 @@ def test_a_version_that_fails_leaves_the_old_one_and_is_tried_again(stage: Stage
     assert stage.store.connect(new, "shop.f", 2, 1, [])
     wait_until(lambda: stage.round() or set(stage.store.containers("shop.f")) == {new})
     assert stage.store.troubles(["shop.f"]) == {}
+
+
+def rung(stage: Stage) -> bool:
+    """Tell if somebody has rung since the last round."""
+    return bool(stage.store.client.exists(stage.store.keys.bell))
+
+
+def idle_container(stage: Stage, settings: FunctionSettings) -> tuple[str, int]:
+    """Return a container that idles, of a function with these settings, and its epoch."""
+    stage.register(replace(BASE, settings=settings))
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    wait_until(lambda: stage.round() or stage.backend.started)
+    container = stage.backend.started[0].container
+    epoch = stage.store.connect(container, "shop.f", 1, 1, [])
+    stage.store.client.delete(stage.store.keys.queue("shop.f"))
+    stage.round()
+    return container, epoch
+
+
+def test_what_an_idle_container_takes_does_not_ring(stage: Stage):
+    container, epoch = idle_container(stage, BASE.settings)
+    stage.store.submit("shop.f", ["one"], most_pending=10)
+    assert not rung(stage)
+    queue, transit = stage.store.keys.queue("shop.f"), stage.store.keys.transit(container, epoch)
+    stage.store.client.lmove(queue, transit, "RIGHT", "LEFT")  # it still counts as idle
+    stage.store.submit("shop.f", ["two"], most_pending=10)
+    assert not rung(stage)
+    assert stage.store.begin(container, epoch, "shop.f", "one", 5.0, {}).status == "ok"
+    assert rung(stage)  # for the one that it has left
+
+
+def test_more_than_the_idle_containers_take_rings(stage: Stage):
+    idle_container(stage, BASE.settings)
+    stage.store.submit("shop.f", ["one", "two"], most_pending=10)
+    assert rung(stage)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [FunctionSettings(buffer_containers=1), FunctionSettings(max_inputs=2, target_inputs=2)],
+    ids=["a buffer", "several inputs at once"],
+)
+def test_what_the_controller_has_to_decide_on_rings(stage: Stage, settings: FunctionSettings):
+    idle_container(stage, settings)
+    stage.store.submit("shop.f", ["one"], most_pending=10)
+    assert rung(stage)
+
+
+def test_a_controller_that_takes_over_looks_what_the_last_ring_was_about(stage: Stage):
+    stage.register(BASE)
+    stage.round()
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    stage.store.client.delete(stage.store.keys.bell)  # another has heard it, and was killed
+    stage.store.submit("shop.f", ["{}"], most_pending=10)
+    assert not rung(stage)
+    stage.controller._turn(threading.Event())
+    assert stage.backend.started
