@@ -76,5 +76,12 @@ def test_an_input_that_says_nonsense_of_when_it_was_sent_is_not_counted(surround
     counted = "local ok = 0; for _, m in ipairs(ARGV) do if wait_of(m) then ok = ok + 1 end end; return ok"
     prelude = store._script("census").script.rpartition("-- Count, for people")[0].partition("\n")[2]
     now = store.now()
-    messages = [f'{{"a": {{"sent": {now - 2:.3f}}}}}', '{"a": {"sent": 12.5}}', '{"a": {"sent": x}}', '{"sent": 1}', '{"a": {"sent": 1.0}} ', ""]
+    messages = [
+        f'{{"a": {{"sent": {now - 2:.3f}}}}}',
+        '{"a": {"sent": 12.5}}',
+        '{"a": {"sent": x}}',
+        '{"sent": 1}',
+        '{"a": {"sent": 1.0}} ',
+        "",
+    ]
     assert store.client.eval(prelude + counted, 1, store.keys.prefix, *messages) == 1
