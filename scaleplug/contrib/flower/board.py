@@ -67,6 +67,7 @@ class Board:
         self._lock = threading.Lock()
         self._seen = _Seen()
         self._looked = self._looked_slowly = self._looked_for_queues = float("-inf")
+        self._names: set[str] = set()
         self._known: dict[str, Registration] = {}
         self._overridden: set[str] = set()
         self._troubled: set[str] = set()
@@ -106,7 +107,7 @@ class Board:
         held, who = self.store.client.mget(self.store.keys.lease, self.store.keys.leader)
         seen.leader = None if held is None else (who or b"somebody").decode(errors="replace")
         seen.now, found = self.store.overview()
-        if found.keys() - self._known.keys() and self.keyring is not None:
+        if found.keys() - self._names:
             self._looked_slowly = float("-inf")  # somebody has registered it just now
         seen.number += 1
         self._waiting = {f: self._waiting.get(f, clock) for f, o in found.items() if unserved(o)}
@@ -136,6 +137,7 @@ class Board:
 
     def _look_slowly(self) -> None:
         sealed = self.store.functions()
+        self._names = set(sealed)
         if self.keyring is not None:
             self._known = registrations(sealed, self.keyring)
         self._overridden = {f for f in self.store.overrides() if self._overrides(f)}
