@@ -1,5 +1,6 @@
 """Build the messages of many inputs at once, byte for byte what Celery's ``apply_async`` would have sent.
 
+(But for when they were sent, which the transport adds to Celery's own too.)
 One message is published through Celery for real, into a recording channel; the others are made from it by exchanging
 what differs. Where somebody listens to ``before_task_publish`` each message goes the long way, since a listener may
 change it.
