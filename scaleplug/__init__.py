@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from scaleplug.function import Function
     from scaleplug.marks import enter, exit, method, parameter  # noqa: A004  # the field's word
-    from scaleplug.schedules import Cron, Period
+    from scaleplug.schedules import Cron, Daily, Period
     from scaleplug.settings import AutoscalerSettings, Retries
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "AutoscalerSettings",
     "Cls",
     "Cron",
+    "Daily",
     "Error",
     "Function",
     "FunctionCall",
@@ -63,6 +64,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that is here
         "AutoscalerSettings": "settings",
         "Cls": "cls",
         "Cron": "schedules",
+        "Daily": "schedules",
         "Period": "schedules",
         "batched": "concurrency",
         "concurrent": "concurrency",

@@ -7,7 +7,8 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 from celery import Celery
 
@@ -20,12 +21,12 @@ from scaleplug.concurrency import together, unmark
 from scaleplug.definitions import check_callable_alone, check_importable, name_of_caller, same_place, source_of
 from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
-from scaleplug.errors import ConfigurationError, ExecutionError, InvalidError
+from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
 from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
-from scaleplug.schedules import Schedule, check_schedule
+from scaleplug.schedules import Cron, Daily, Rule, Schedule, check_changes, check_profile, check_schedule
 from scaleplug.serializer import NAME
 from scaleplug.server import celery_url
 from scaleplug.settings import (
@@ -35,11 +36,13 @@ from scaleplug.settings import (
     as_retries,
     check_flag,
     check_name,
+    override,
     process_config,
     renamed,
 )
 from scaleplug.store import Store, require_url
 from scaleplug.task import make_task
+from scaleplug.timekeeping import beat_settings, keep_time
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,6 +92,15 @@ class App:
     def __repr__(self) -> str:
         return f"<App {self.name} of {len(self.functions)} functions and {len(self.classes)} classes>"
 
+    if not TYPE_CHECKING:  # a type checker would take any name for one that is here
+
+        def __getattr__(self, name: str) -> Any:
+            """Be what ``celery -A`` names: a module's ``app`` is what it looks for first."""
+            celery = self.__dict__.get("celery")
+            if name.startswith("_") or not hasattr(celery, name):
+                raise AttributeError(f"the App has no {name!r}{did_you_mean(name, dir(type(self)))}")
+            return getattr(celery, name)
+
     # -- decorators ------------------------------------------------------------------------------------------------
 
     def function(  # noqa: PLR0913  # the options of the public decorator
@@ -108,6 +120,7 @@ class App:
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
+        autoscaler_profile: Daily | None = None,
         concurrency_limit: int | None = None,
         keep_warm: int | None = None,
         container_idle_timeout: float | None = None,
@@ -120,7 +133,8 @@ class App:
         ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
         leaves after one input; one that uses more than ``memory`` MiB is killed. ``serialized=True`` pickles the
         callable instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a
-        Period; the function must be callable without arguments then. ``None`` leaves a setting at its default.
+        Period; the function must be callable without arguments then. ``autoscaler_profile`` is a Daily: other settings
+        for parts of the day. ``None`` leaves a setting at its default.
         ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
         ``min_containers`` and ``scaledown_window``.
         Raises InvalidError.
@@ -151,11 +165,14 @@ class App:
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
-        return cast("FunctionDecorator", lambda function: self._add(function, name, settings, serialized, schedule))
+        profile = check_profile(autoscaler_profile)
+        rules = profile.rules(settings) if profile is not None else ()
+        return cast("FunctionDecorator", lambda raw: self._add(raw, name, settings, serialized, schedule, rules))
 
     def _add(
-        self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool, schedule: Schedule | None
-    ) -> Function[Any, Any]:
+        self, raw: Any, name: str | None, settings: FunctionSettings, serialized: bool, schedule: Schedule | None,
+        rules: tuple[Rule, ...],
+    ) -> Function[Any, Any]:  # fmt: skip
         raw, options = unmark(raw)
         if options:
             settings = with_options(settings, options)
@@ -172,7 +189,7 @@ class App:
         if not serialized:
             check_importable(raw, "@app.function")
         self._check_free(given, raw)
-        function = Function(self, raw, given, settings, serialized=serialized, schedule=schedule)
+        function = Function(self, raw, given, settings, serialized=serialized, schedule=schedule, rules=rules)
         self.functions[given] = function
         return function
 
@@ -183,6 +200,39 @@ class App:
             raise InvalidError(
                 f"the app {self.name!r} has a {kind} {name!r} already ({known.__module__}): use name= for one of them"
             )
+
+    def schedule_autoscaler(
+        self,
+        function: Function[Any, Any],
+        cron: str | Cron,
+        *,
+        timezone: str | None = None,
+        min_containers: int | None = None,
+        max_containers: int | None = None,
+        buffer_containers: int | None = None,
+        scaledown_window: float | None = None,
+    ) -> None:
+        """Change settings of a function's autoscaler at the times of a cron expression, as ``update_autoscaler`` does.
+
+        They hold until the next such time of the function, or the next change by hand. A deployment starts with what
+        the last of these times said. Raises InvalidError.
+        """
+        given_function: object = function
+        if not isinstance(given_function, Function) or self.functions.get(function.name) is not function:
+            raise InvalidError(f"schedule_autoscaler is for a Function of the app {self.name!r}, not for {function!r}")
+        if isinstance(cron, Cron) and timezone is not None:
+            raise InvalidError(f"timezone={timezone!r} was given beside a Cron: give it to the Cron")
+        when = cron if isinstance(cron, Cron) else Cron(cron, timezone if timezone is not None else "UTC")
+        given = {
+            "min_containers": min_containers,
+            "max_containers": max_containers,
+            "buffer_containers": buffer_containers,
+            "scaledown_window": scaledown_window,
+        }
+        changes = {name: value for name, value in given.items() if value is not None}
+        check_changes("schedule_autoscaler", changes)
+        override(function.settings, changes)
+        function.rules = (*function.rules, Rule(when, changes))
 
     def cls(  # noqa: PLR0913  # the options of the public decorator
         self,
@@ -299,7 +349,7 @@ class App:
             return
         made = hasattr(self.celery._local, "backend")  # noqa: SLF001  # a twin's eager tasks have asked for one
         rebound, self._bound = bool(self._bound) or made, url
-        self.celery.conf.update(broker_url=url, result_backend=url)
+        self.celery.conf.update(broker_url=url, result_backend=url, **beat_settings(url, self.keys.beat))
         if rebound:  # another run in the same process, as in tests: what Celery made for the old one must go
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
             self.celery._backend_cache = None  # noqa: SLF001
@@ -312,6 +362,13 @@ class App:
                 f"a function of {self.name!r} was called while a container imports the file that defines it: "
                 "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
             )
+        if here.twin() is None and self.celery.conf.task_always_eager:
+            eager: Caller = import_module("scaleplug.testing.eager").caller()  # it stands above this module
+            return eager
+        return self._shared_caller()
+
+    def _shared_caller(self) -> Caller:
+        """Return what registers functions too: that of Redis, also where calls run eagerly in this process."""
         caller = here.twin() or here.caller_for(self.config)
         if isinstance(caller, RedisCaller):
             with here.lock:
@@ -320,18 +377,9 @@ class App:
 
     def ready_for_calls(self, owner: Owner, *, again: bool = False) -> Caller:
         """Return the caller, after making sure that the registry knows a function; ``again``, since it had not."""
-        caller = self.caller_of(owner)
+        caller = self.caller()
         self.make_known(caller, owner, again=again)
         return caller
-
-    def caller_of(self, owner: Owner) -> Caller:
-        """Return what carries a function's calls; it makes the function known when it sends. Never blocks."""
-        if here.twin() is None and self.celery.conf.task_always_eager:
-            raise ConfigurationError(
-                f"task_always_eager is on, so {owner.base_name} can only be called as a Celery task: "
-                "run the code inside scaleplug.testing.local(), or turn it off"
-            )
-        return self.caller()
 
     def make_known(self, caller: Caller, owner: Owner, *, again: bool = False) -> None:
         """Make sure that the registry knows a function; may block."""
@@ -370,7 +418,7 @@ class App:
         Containers of the version before make way when one of the new version is ready; settings changed by
         ``update_autoscaler`` are the decorators' again; functions that are gone finish their inputs and go.
         """
-        caller = self.caller()
+        caller = self._shared_caller()
         if not isinstance(caller, RedisCaller):
             raise ExecutionError("an app can't be deployed in a test twin")
         if not self.functions and not self.classes:
@@ -424,11 +472,13 @@ class App:
 
         An app that was stopped is there again; one that is deployed stays as it was deployed.
         """
-        caller = self.caller()
+        caller = self._shared_caller()
         if isinstance(caller, RedisCaller) and not revive(caller.store, caller.keyring, self.name):
             return
         for owner in self.owners():
-            self.ready_for_calls(owner)
+            self.make_known(caller, owner)
+        if isinstance(caller, RedisCaller):
+            keep_time(caller, self.name, self.owners())
 
 
 class DeployedApp(App):
@@ -466,7 +516,8 @@ def find_class(app: str, name: str, options: Mapping[str, Any]) -> Cls[Any]:
 
 def any_caller() -> Caller:
     """Return the caller of a process that has a call's id, but perhaps not its App."""
-    for app in here.known_apps():
+    apps = here.known_apps()
+    for app in sorted(apps, key=lambda app: not (app.redis_url or app.celery.conf.task_always_eager)):
         return app.caller()
     return App("scaleplug-calls").caller()
 

@@ -49,7 +49,9 @@ def check_importable(raw: Any, decorator: str) -> None:
 
 
 def check_callable_alone(name: str, raw: Callable[..., Any]) -> None:
-    """Refuse a function that needs arguments; raises InvalidError."""
+    """Refuse a function that nobody could call by itself: it needs arguments, or gives items; raises InvalidError."""
+    if inspect.isgeneratorfunction(raw) or inspect.isasyncgenfunction(raw):
+        raise InvalidError(f"{name} has a schedule, and nobody would read what it yields: make it no generator")
     required = [
         p.name
         for p in inspect.signature(raw).parameters.values()

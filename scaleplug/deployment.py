@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from redis.lock import Lock
@@ -16,6 +17,7 @@ from scaleplug.pools import Owner, code_version, pickled_code, rebased
 from scaleplug.registry import Registration, lookup, unreadable
 from scaleplug.serializer import CODE, REGISTRY, Keyring
 from scaleplug.store import Store
+from scaleplug.timetable import Timetable, check_rules, present_overrides
 
 LOCK_SECONDS = 30.0
 
@@ -129,7 +131,8 @@ def revive(store: Store, keyring: Keyring, app: str) -> bool:
 def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) -> Deployment:
     """Register what an app consists of now; what it consisted of before and isn't among it retires.
 
-    Containers of the version before are replaced once one of the new version is ready. Overrides of settings end.
+    Containers of the version before are replaced once one of the new version is ready. Overrides of settings end, but
+    for those that the rules of the autoscalers make.
     """
     with Lock(store.client, store.keys.of("deploying", app), timeout=LOCK_SECONDS):
         try:
@@ -138,6 +141,8 @@ def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) ->
             before = None  # of a secret that is no longer used
         number = before.version + 1 if before else 1
         made, codes = _registrations(keyring, owners, number)
+        now = datetime.now(UTC)
+        check_rules(made.values(), now)
         pools, gone = _pools(store, keyring, app, made)
         for name, (version, sealed) in codes.items():
             put_code(store, name, version, sealed)
@@ -146,11 +151,13 @@ def deploy(store: Store, keyring: Keyring, app: str, owners: Iterable[Owner]) ->
             app=app, version=number, at=time.time(), source=source, functions=tuple(r.name for r in made.values()),
             gone=tuple(sorted(n.removeprefix(f"{app}.") for n in gone if "~" not in n)),
         )  # fmt: skip
-        every = made | pools
+        every, timetable = made | pools, Timetable(store)
         store.deploy(
             app, deployment.seal(keyring), {n: r.seal(keyring) for n, r in every.items()},
             {n: r.version for n, r in every.items()}, gone,
+            present_overrides(keyring, made.values(), timetable.paused(app), now),
         )  # fmt: skip
+        timetable.put(app, made.values(), now)
     return deployment
 
 
@@ -221,6 +228,7 @@ def stop(store: Store, keyring: Keyring, app: str) -> list[str]:
     if deployment is None:
         deployment = Deployment(app=app, version=0, at=time.time(), source="", functions=())
     store.deploy(app, replace(deployment, stopped=True).seal(keyring), {}, {}, names)
+    Timetable(store).drop(app)
     return names
 
 

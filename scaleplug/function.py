@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
 from celery.result import AsyncResult
-from kombu import Connection, Producer
+from kombu import Connection
 
 from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
@@ -34,12 +34,12 @@ from scaleplug.loops import in_event_loop
 from scaleplug.mapping import Map, MapOptions, length
 from scaleplug.pools import Owner, digest, is_generator, kind_of, variant, with_options
 from scaleplug.registry import Registration
-from scaleplug.schedules import Schedule
+from scaleplug.schedules import Rule, Schedule
 from scaleplug.settings import AutoscalerSettings, FunctionSettings, Retries, as_retries, check_flag, check_name
 from scaleplug.spawnmap import SpawnMap
 from scaleplug.streams import StreamMethod
 from scaleplug.task import POOL, eager
-from scaleplug.transport import Transport
+from scaleplug.transport import PlainProducer, Transport
 
 if TYPE_CHECKING:
     from scaleplug.app import App
@@ -66,11 +66,11 @@ class Function(Autoscaled, Generic[P, R]):
     def __init__(  # noqa: PLR0913  # what the decorators of functions and classes know
         self, app: App, raw: Callable[P, R] | None, name: str, settings: FunctionSettings, *, serialized: bool = False,
         task: Any = None, owner: Owner | None = None, options: Mapping[str, Any] | None = None,
-        schedule: Schedule | None = None,
+        schedule: Schedule | None = None, rules: tuple[Rule, ...] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.app, self.raw, self.name, self.settings, self.serialized = app, raw, name, settings, serialized
-        self.options, self.schedule = dict(options or {}), schedule
+        self.options, self.schedule, self.rules = dict(options or {}), schedule, rules
         self.title = f"{app.name}.{name}"
         self.owner: Owner = owner or self
         self._generates = None if raw is None else is_generator(raw)
@@ -176,6 +176,7 @@ class Function(Autoscaled, Generic[P, R]):
         return Registration(
             self.title, self.app.name, self.app.source_of(serialized=self.serialized), self.serialized, self.settings,
             callables={"": kind_of(self.raw)}, schedule=self.schedule.to_dict() if self.schedule else {},
+            autoscaler=tuple(rule.to_dict() for rule in self.rules),
         )  # fmt: skip
 
     def variant(self, base: Registration) -> Registration:
@@ -194,7 +195,7 @@ class Function(Autoscaled, Generic[P, R]):
     @property
     def made_of(self) -> tuple[Any, ...]:
         """What it is made of here."""
-        return self.raw, self.settings, self.schedule, self.serialized
+        return self.raw, self.settings, self.schedule, self.rules, self.serialized
 
     @property
     def pool_settings(self) -> FunctionSettings:
@@ -296,12 +297,12 @@ class Function(Autoscaled, Generic[P, R]):
         pool = self.pool()
         return signature.set(queue=self.queue, **{POOL: pool}) if pool else signature
 
-    def producer(self) -> Producer:
+    def producer(self) -> PlainProducer:
         """Return this thread's producer to the function's queue."""
         store, made = self.app.store, getattr(self._local, "made", None)
         if made is None or made[0] is not store:
             options = {"store": store, "most_pending": self.app.config.max_spawned}
-            made = self._local.made = (store, Producer(Connection(transport=Transport, transport_options=options)))
+            made = self._local.made = (store, PlainProducer(Connection(transport=Transport, transport_options=options)))
         return made[1]
 
     # -- one input -------------------------------------------------------------------------------------------------
@@ -507,7 +508,7 @@ class Function(Autoscaled, Generic[P, R]):
         return Inputs(f"{self.full_name}.spawn_map", input_iterators, kwargs)
 
     def _caller(self) -> Caller:
-        return self.app.caller_of(self.owner)
+        return self.app.caller()
 
     def known_caller(self) -> Caller:
         """Return what carries its calls, after making sure that the registry knows it."""

@@ -49,6 +49,11 @@ holds for both.
 | overrides | hash | FN -> signed settings laid over the registered ones (JSON) | update_autoscaler | controller, callers | next deploy |
 | apps | hash | app -> signed version, time and state of its deployment (JSON) | deploy, stop | callers, people | never |
 | deploying:app | string | lock of the deployment under way | deploy | deploy | 30 s |
+| scheduled:APP | set | names of an app's entries of the timetable | deploy, register, stop | deploy, schedules | they are gone |
+| beat:NAME | hash | definition and meta (JSON) of an entry, as celery-redbeat has them: what happens when, and when it last did | deploy, register, beat, schedules | beat | its function is gone |
+| beat::schedule | zset | beat:NAME by the time it is due | deploy, register, beat, schedules | beat, schedules | with the last entry |
+| beat::statics | set | names of entries of a Celery app's own beat_schedule | celery beat | celery beat | they are gone |
+| beat::lock | string | token of the acting beat | beat | beat | 15 s unless renewed |
 | retiring | set | FN that take no new inputs and go when the last one has ended | deploy, stop, controller | scripts, controller | they are gone |
 | call:CALL | hash | of a spawned call: fn, inputs, and once it is so: over, cancelled; open while inputs are added | scripts | FunctionCall, scripts | 1 day after its results |
 | results:CALL | hash | I -> ``+`` and the signed outcome, or ``-`` and the reason why there is none | scripts | FunctionCall | result_ttl after the last input's end |
@@ -87,6 +92,7 @@ class Keys:
         self.retiring = self.prefix + "retiring"
         self.logs = self.prefix + "logs"
         self.due = self.prefix + "due"
+        self.beat = self.prefix + "beat:"
 
     def of(self, kind: str, name: str) -> str:
         """Return the key of ``kind`` for one function, call, container or process."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 
 from scaleplug.registry import Registration
 from scaleplug.store import Store
+from scaleplug.timetable import Timetable
 
 logger = logging.getLogger("scaleplug")
 
@@ -22,6 +24,8 @@ class Memory:
         self._rows: dict[str, tuple[bytes, bytes | None, str]] = {}
         self._code: dict[tuple[str, str], bytes] = {}
         self._apps: dict[str, bytes] = {}
+        self._timed: dict[str, Registration] = {}
+        """Deployed functions about which something happens by itself."""
 
     def restore(self) -> bool:
         """Look which Redis this is; return whether it has lost its data, after writing the registry again."""
@@ -40,6 +44,9 @@ class Memory:
         logger.warning("Redis has lost its data, and all its inputs with it: registering %d functions again", count)
         try:
             self._store.restore(entries)
+            for app in {registration.app for registration in self._timed.values()}:
+                ours = [registration for registration in self._timed.values() if registration.app == app]
+                Timetable(self._store).put(app, ours, datetime.now(UTC))
         except BaseException:
             self._incarnation = before  # to be tried again
             raise
@@ -56,6 +63,10 @@ class Memory:
                 continue
             known = self._rows.get(registration.function)
             self._rows[registration.function] = (sealed, laid_over, registration.version)
+            if registration.deployed and (registration.schedule or registration.autoscaler):
+                self._timed[registration.function] = registration
+            else:
+                self._timed.pop(registration.function, None)
             if registration.serialized and (known is None or known[2] != registration.version):
                 self._note_code(registration)
         self._apps = self._store.apps()
@@ -71,5 +82,6 @@ class Memory:
     def forget(self, function: str) -> None:
         """Forget a function that has gone."""
         self._rows.pop(function, None)
+        self._timed.pop(function, None)
         for key in [key for key in self._code if key[0] == function]:
             del self._code[key]

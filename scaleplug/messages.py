@@ -16,12 +16,12 @@ from uuid import uuid4
 
 from celery import Task, current_task
 from celery.signals import after_task_publish, before_task_publish
-from kombu import Connection, Producer
+from kombu import Connection
 
 from scaleplug.blobs import Drafts
 from scaleplug.packing import join, pack_id
 from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
-from scaleplug.transport import Channel, Transport
+from scaleplug.transport import Channel, PlainProducer, Transport
 
 _ID, _BODY, _TAG, _INDEX, _KEEP, _PACK, _SENT = (
     "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102, 8_765_432_103, 8_765_432_104,
@@ -47,7 +47,7 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
     recorded: list[dict[str, Any]] = []
     carried = {"recorded": recorded, "store": None, "most_pending": 0}
     connection = Connection(transport=_RecordingTransport, transport_options=carried)
-    producer = Producer(connection)
+    producer = PlainProducer(connection)
     unchecked = object.__new__(type(task))  # copy.copy would return the task itself
     unchecked.__dict__.update(task.__dict__, typing=False, recording=True)
     unchecked.apply_async(args, kwargs or {}, task_id=task_id, producer=producer, argsrepr="", kwargsrepr="", **options)

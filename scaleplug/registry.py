@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +91,8 @@ class Registration:
     """``function`` or ``generator`` by method name; the name is empty for a function."""
     schedule: Mapping[str, Any] = field(default_factory=dict)
     """When it is called by itself; see :func:`scaleplug.schedules.schedule_from`."""
+    autoscaler: Sequence[Mapping[str, Any]] = ()
+    """When which of its autoscaler's settings change; see :func:`scaleplug.schedules.rules_from`."""
     template: bool = False
     """Whether it only describes a class whose parameters have no defaults: it has no containers itself."""
     label: str = ""
@@ -121,6 +123,7 @@ class Registration:
     def from_dict(cls, values: Mapping[str, Any]) -> Registration:
         """Return what :meth:`to_dict` gave; fields this version doesn't know are left out."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        known["autoscaler"] = tuple(known.get("autoscaler", ()))
         read = {"source": Source(*values["source"][:3]), "settings": FunctionSettings.from_dict(values["settings"])}
         return cls(**(known | read))
 

@@ -22,8 +22,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from redis.exceptions import RedisError
 
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.controller import Controller
@@ -37,11 +40,14 @@ from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, use_config
 from scaleplug.store import Store, require_url
+from scaleplug.timetable import Timetable
 from scaleplug.worker.parent import die_with_parent
 
 logger = logging.getLogger("scaleplug")
 
 EX_CONFIG = 2
+LOOK_SECONDS = 0.5
+"""A controller looks so often whether there is anything on the timetable."""
 
 
 def control(
@@ -75,8 +81,13 @@ def control(
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     threading.Thread(target=_ring_at, args=(stop, store), daemon=True, name="scaleplug-stop").start()
+    beat = threading.Thread(target=_keep_time, args=(config, store, stop), daemon=True, name="scaleplug-beat")
+    if config.beat:
+        beat.start()
     ready()
     controller.run(stop)
+    if config.beat:
+        beat.join(2.0)  # it lets another one act
     logger.info("ending: running inputs get %g s, a second signal ends them at once", grace)
     backend.end(grace)
     hurried = False
@@ -106,6 +117,16 @@ def _serve_metrics(controller: Controller, config: Config, host: str, port: int)
 def _ring_at(stop: threading.Event, store: Store) -> None:
     stop.wait()
     _ring(store, "*")  # the controller may be waiting for the doorbell
+
+
+def _keep_time(config: Config, store: Store, stop: threading.Event) -> None:
+    """Be a beat from the first entry of the timetable on: until then nothing of that is loaded."""
+    due = Timetable(store).due
+    while not stop.wait(LOOK_SECONDS):
+        with contextlib.suppress(RedisError, OSError):
+            if store.client.exists(due):
+                use_config(config)
+                import_module("scaleplug.beat").serve(config, stop)
 
 
 def _ring(store: Store, function: str) -> None:
@@ -217,9 +238,10 @@ class Run:
             forget_callers(self.config.redis_url, lost="the private Redis of this run has died")
 
     def _drop_lease(self) -> None:
-        # Its holder is known to be dead, and nobody else has a controller in this namespace.
+        # Its holder is known to be dead, and nobody else has a controller in this namespace; so is that of its beat.
+        keys = Keys(self.config.namespace)
         with contextlib.suppress(Exception):
-            connect(require_url(self.config.redis_url)).delete(Keys(self.config.namespace).lease)
+            connect(require_url(self.config.redis_url)).delete(keys.lease, f"{keys.beat}:lock")
 
     def stop(self, drained: Callable[[], object] = lambda: None) -> None:
         """End everything that was started; ``drained`` is called while Redis still has all that containers printed."""

@@ -317,6 +317,12 @@ class Config:
     spares: int = _knob(
         "SCALEPLUG_SPARES", _whole, 1, "Booted processes that each zygote keeps ready to be a container; 0 for none."
     )
+    beat: int = _knob(
+        "SCALEPLUG_BEAT",
+        _whole,
+        1,
+        "0 leaves schedules to scaleplug beat or celery beat; else controllers start them.",
+    )
     allow_eviction: int = _knob(
         "SCALEPLUG_ALLOW_EVICTION", _whole, 0, "1 accepts a Redis whose maxmemory-policy may throw inputs away."
     )
@@ -347,6 +353,7 @@ class Config:
             ("allow_eviction", 0),
             ("show_arguments", 0),
             ("spares", 0),
+            ("beat", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:

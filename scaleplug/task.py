@@ -13,6 +13,7 @@ from uuid import uuid4
 import cloudpickle
 from celery import Celery
 from celery.result import AsyncResult, EagerResult, denied_join_result
+from kombu import Exchange, Queue
 from kombu.exceptions import EncodeError
 
 from scaleplug.abc import Caller
@@ -76,7 +77,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         if not self.recording:  # what is recorded is sent, and made known, later
             own = name == function.full_name
             caller = function.app.ready_for_calls(function.owner) if own else function.app.caller()
-        options["queue"] = function.app.keys.queue(name)
+        options["queue"], options["router"] = function.app.keys.queue(name), _ROUTER
         shown = shows_arguments()  # by those who watch Celery's events
         options.setdefault("argsrepr", shortly(tuple(args or ())) if shown else MASKED)
         options.setdefault("kwargsrepr", shortly(dict(kwargs or {})) if shown else MASKED)
@@ -90,7 +91,7 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
         try:
             with _sending(None if again else caller, self.name, task_id, name):
                 return super().apply_async(
-                    args, kwargs, task_id=task_id, producer=producer or self.function.producer(),
+                    args, kwargs, task_id=task_id, producer=self._producer(producer),
                     link=link, link_error=link_error, shadow=shadow, **options,
                 )  # fmt: skip
         except EncodeError as exc:  # kombu's wrapping
@@ -98,6 +99,10 @@ class FunctionTask(_Task):  # type: ignore[misc]  # Celery has no types
             if isinstance(wrapped, NoRoomError):
                 wrapped = exhausted(name, wrapped.admission, function.app.config.max_spawned, 0)
             raise wrapped if isinstance(wrapped, Error) else exc from None
+
+    def _producer(self, given: Any) -> Any:
+        # A group or a beat brings one of the Celery app's own broker, which may be another one.
+        return given if self.recording else self.function.producer()
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerResult:
         """Run it in this process, as Celery does for ``task_always_eager``."""
@@ -124,6 +129,20 @@ def _check_call(args: Any, kwargs: Any, task_id: Any) -> None:
         raise InvalidError(f"task_id must be a string of 1 to {LONGEST_ID} characters, not {shortly(task_id)}")
 
 
+def plain_queue(name: str) -> Queue:
+    """Return a queue that a project's settings don't know, and say nothing about."""
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+class _Router:
+    """Sends to the queue that is named, whatever a project's ``task_routes`` and ``task_queues`` say of all tasks."""
+
+    def route(self, options: dict[str, Any], *_: Any) -> dict[str, Any]:
+        """Return the options with the queue itself in place of its name."""
+        return options | {"queue": plain_queue(options["queue"])}
+
+
+_ROUTER = _Router()
 eager: ContextVar[Function[Any, Any] | None] = ContextVar("scaleplug_eager", default=None)
 
 

@@ -19,6 +19,8 @@ COMMANDS = {
     "deploy": "Register apps as they are now, as a new version.",
     "stop": "Let an app finish what it has, and go.",
     "apps": "Show the apps that are deployed or registered.",
+    "schedules": "Show what happens by itself; run, pause or resume it.",
+    "beat": "Start scheduled functions, where no controller does.",
     "scale": "Show or change a function's containers while it runs.",
     "ps": "Show functions, their inputs and their containers.",
     "why": "Show the last decisions about a function's containers.",

@@ -29,15 +29,18 @@ class Registered(Scripts):
         pipe.lpush(self.keys.bell, "1")
 
     def deploy(
-        self, app: str, record: bytes, sealed: Mapping[str, bytes], versions: Mapping[str, str], gone: Iterable[str]
-    ) -> None:
-        """Put a deployment in force in one step: its functions, none of the overrides, those that are gone retire."""
+        self, app: str, record: bytes, sealed: Mapping[str, bytes], versions: Mapping[str, str], gone: Iterable[str],
+        overrides: Mapping[str, bytes] = {},
+    ) -> None:  # fmt: skip
+        """Put a deployment in force in one step: its functions, these overrides only; those that are gone retire."""
         retired = list(gone)
         pipe = self.client.pipeline(transaction=True)
         pipe.hset(self.keys.apps, app, record)
         if retired or sealed:
             pipe.hdel(self.keys.overrides, *retired, *sealed)
             pipe.delete(*(self.keys.of("trouble", name) for name in (*retired, *sealed)))
+        if overrides:
+            pipe.hset(self.keys.overrides, mapping=dict(overrides))
         if retired:
             pipe.sadd(self.keys.retiring, *retired)
         if sealed:

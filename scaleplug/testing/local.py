@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from celery import current_task
 
 from scaleplug import function as function_module
 from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
+from scaleplug.app import App
 from scaleplug.blobs import check_size
 from scaleplug.client import reason_error
 from scaleplug.cls import BoundMethod, Cls
@@ -66,6 +68,7 @@ from scaleplug.testing.inputs import (
     retry_delay,
 )
 from scaleplug.testing.objects import Objects
+from scaleplug.testing.schedules import pass_time
 from scaleplug.testing.streams import LocalStream
 from scaleplug.transport import exhausted
 from scaleplug.worker.batches import check_results
@@ -161,6 +164,13 @@ class LocalRun:
             if not self._changed.wait_for(lambda: not self._left(), timeout):
                 names = sorted({item.function.full_name for item in self._left()})
                 raise TimeoutError(f"inputs of {', '.join(names)} have not ended after {timeout:g} s")
+
+    def pass_time(self, app: App, begin: datetime, end: datetime) -> list[tuple[datetime, str]]:
+        """Call what an app's schedules start after ``begin`` and up to ``end``, and change what its profiles change.
+
+        Each call is waited for before the next; returns when was what, in order.
+        """
+        return pass_time(self, app.functions.values(), begin, end)
 
     def _left(self) -> list[LocalInput]:
         return [*self._running, *self._not_begun()]

@@ -36,6 +36,7 @@ from scaleplug.registry import Registration
 from scaleplug.serializer import NAME, SHORT, Keyring, shows_arguments, use_large_arguments
 from scaleplug.settings import Config, FunctionSettings
 from scaleplug.store import Store
+from scaleplug.task import plain_queue
 from scaleplug.transport import Transport
 from scaleplug.worker.copies import mark_copy
 from scaleplug.worker.event_loop import EventLoop
@@ -146,7 +147,8 @@ class Container:
         app.set_current()
         app.set_default()
         # The app of this process only; its other tasks don't run here.
-        app.conf.worker_enable_remote_control = False
+        app.conf.worker_enable_remote_control = app.conf.worker_direct = False
+        app.amqp.queues.add(plain_queue(self.keys.queue(registration.function)))  # it may take no unknown ones
         app.conf.accept_content = sorted({*app.conf.accept_content, NAME, "json"})
         self.sends_events = bool(app.conf.worker_send_task_events)
         self.worker = _Worker(

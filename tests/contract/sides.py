@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from scaleplug.app import App
@@ -26,6 +27,12 @@ class Side(Protocol):
     def crash(self, function: Function[..., Any], times: int) -> None:
         """Make sure that a function's container dies."""
 
+    def keep_time(self, app: App, seconds: float) -> None:
+        """Let schedules of an app do what they do in so many seconds."""
+
+    def ran(self, function: Function[..., Any]) -> int:
+        """Return how often a function was run."""
+
 
 class Twin:
     """The twin."""
@@ -43,6 +50,15 @@ class Twin:
         """See Side."""
         self.run.crash(function, times=times)
 
+    def keep_time(self, app: App, seconds: float) -> None:
+        """See Side: it passes at once."""
+        now = datetime.now(UTC)
+        self.run.pass_time(app, now, now + timedelta(seconds=seconds))
+
+    def ran(self, function: Function[..., Any]) -> int:
+        """See Side."""
+        return sum(call.runs for call in self.run.calls(function))
+
 
 class Real:
     """The real thing."""
@@ -59,6 +75,14 @@ class Real:
 
     def crash(self, function: Function[..., Any], times: int) -> None:
         """See Side: the function does it itself."""
+
+    def keep_time(self, app: App, seconds: float) -> None:
+        """See Side: the controller does it from now on."""
+        app.register()
+
+    def ran(self, function: Function[..., Any]) -> int:
+        """See Side."""
+        return self.app.store.counters(function.full_name).get("finished", 0)
 
 
 @contextlib.contextmanager

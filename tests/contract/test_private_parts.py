@@ -13,13 +13,14 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import redbeat.schedulers
 import redis
-from celery import Celery, Task
+from celery import Celery, Task, beat
 from celery.app import trace
 from celery.concurrency import solo
 from celery.concurrency import thread as threads
 from celery.worker import WorkController, consumer, loops, request, state, strategy
-from kombu import serialization
+from kombu import Producer, serialization
 from kombu.transport import virtual
 from kombu.utils import json as kombu_json
 from packaging.requirements import Requirement
@@ -82,6 +83,21 @@ PARTS: list[tuple[str, Callable[[], object]]] = [
      and hasattr(Celery("x", set_as_current=False), "_backend_cache")
      and "_local" in source(Celery)),
     ("a Celery task checks its arguments with __header__", lambda: "__header__" in source(Task.apply_async)),
+    ("Celery's send_task takes a router with route(options, name, args, kwargs)",
+     lambda: "router" in parameters(Celery.send_task) and "options = router.route(" in source(Celery.send_task)),
+    ("kombu's Producer.publish takes compression", lambda: "compression" in parameters(Producer.publish)),
+    # celery-redbeat
+    ("redbeat's scheduler loads entries with self.Entry.from_key, and skips one that raises KeyError",
+     lambda: "self.Entry.from_key(key, app=self.app)" in source(redbeat.schedulers.RedBeatScheduler)),
+    ("redbeat's scheduler extends self.lock at each tick, and starts entries with maybe_due",
+     lambda: "self.lock.extend(int(self.lock_timeout))" in source(redbeat.schedulers.RedBeatScheduler.tick)
+     and "self.maybe_due(entry, **self._maybe_due_kwargs)" in source(redbeat.schedulers.RedBeatScheduler.tick)),
+    ("redbeat takes the client that an app has as redbeat_redis",
+     lambda: redbeat.schedulers.REDBEAT_REDIS_KEY == "redbeat_redis" and "hasattr" in source(redbeat.schedulers.get_redis)),
+    ("redbeat finds its JSON classes in redbeat.schedulers",
+     lambda: all(hasattr(redbeat.schedulers, n) for n in ("RedBeatJSONDecoder", "RedBeatJSONEncoder", "LUA_EXTEND_TO_SCRIPT"))),
+    ("Celery's beat sends a task that its process doesn't have with self.send_task",
+     lambda: "return self.send_task(entry.task" in source(beat.Scheduler.apply_async)),
     # redis-py
     ("redis-py's connections have _sock, send_command and read_response(disable_decoding)",
      lambda: "self._sock" in source(redis.connection.Connection) + source(redis.connection.AbstractConnection)
@@ -105,7 +121,7 @@ def test_a_private_part_is_as_it_was(sentence: str, holds: Callable[[], object])
     assert found, f"no longer true with {versions}: {sentence}. Mend scaleplug, or lower the bound in pyproject.toml"
 
 
-@pytest.mark.parametrize("name", ["celery", "kombu", "redis", "cloudpickle", "tblib", "cronsim"])
+@pytest.mark.parametrize("name", ["celery", "kombu", "redis", "cloudpickle", "tblib", "cronsim", "celery-redbeat"])
 def test_what_private_parts_are_used_of_has_an_upper_bound(name: str) -> None:
     found = [Requirement(text) for text in metadata.requires("scaleplug") or ()]
     text = (ROOT / "pyproject.toml").read_text()

@@ -51,6 +51,14 @@ def fails() -> None:
     raise ValueError("as it must")
 
 
+@app.function(max_containers=1, schedule=scaleplug.Period(seconds=1))
+def each_second() -> None:
+    """Be called by itself."""
+
+
+app.schedule_autoscaler(square, "* * * * *", buffer_containers=1)
+
+
 @app.cls(max_containers=1)
 class Shop:
     """A class with a parameter."""

@@ -22,6 +22,7 @@ from scaleplug.serializer import Keyring
 from scaleplug.settings import Config, FunctionSettings
 from tests.commands import ROOT, SECRET, python, scaleplug, told
 from tests.controllers import Controller
+from tests.helpers import wait_until
 from tests.integration import guarded
 from tests.pages import blocks
 from tests.redis_server import free_port, program, started
@@ -90,9 +91,13 @@ def run_everything(server: Guarded) -> None:
         assert deployed.returncode == 0, told(deployed) + str(server.denied())
         users = {row["user"] for row in server.admin.client_list()}
         assert {"scaleplug-controller", "scaleplug-container"} <= users
-        for command in (["ps"], ["apps"], ["why", "guarded.square"], ["logs"]):
+        ran = ("scaleplug:default:stats:guarded.each_second", "finished")
+        wait_until(lambda: server.admin.hget(*ran) or server.denied(), 30, "a scheduled call")
+        for command in (["ps"], ["apps"], ["why", "guarded.square"], ["logs"], ["schedules"]):
             shown = scaleplug(*command, cwd=ROOT, **server.environ("reader"))
             assert shown.returncode == 0, told(shown) + str(server.denied())
+        paused = scaleplug("schedules", "pause", "each_second", cwd=ROOT, **server.environ("caller"))
+        assert paused.returncode == 0, told(paused) + str(server.denied())
         assert scaleplug("stop", "guarded", cwd=ROOT, **server.environ("caller")).returncode == 0
         assert controller.end(signal.SIGTERM) == 0, "\n".join(controller.said)
     finally:

@@ -205,12 +205,14 @@ def test_an_eager_task_runs_here_without_redis_or_a_secret(app: App) -> None:
     assert asyncio.run(in_a_loop()) == 5
 
 
-def test_an_eager_celery_app_is_no_way_to_call_containers(app: App) -> None:
+def test_an_eager_celery_app_runs_every_call_here(app: App) -> None:
     app.celery.conf.task_always_eager = True
-    function = app.function()(plain)
-    for call in (function.remote, function.spawn, lambda x: list(function.map([x]))):
-        with pytest.raises(ConfigurationError, match=r"task_always_eager is on.*scaleplug\.testing\.local\(\)"):
-            call(1)
+    function, awaited = app.function()(plain), app.function()(plain_async)
+    assert function.remote(1) == function.spawn(1).get() == 3
+    assert list(function.map([1, 2])) == [3, 4]
+    assert awaited.remote(4) == 4
+    with pytest.raises(TypeError, match="argument"):
+        function.remote()
 
 
 # -- mistakes ------------------------------------------------------------------------------------------------------
