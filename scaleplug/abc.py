@@ -167,6 +167,9 @@ class Caller(Protocol):
         so many inputs of a map may go into one message.
         """
 
+    def spawn_at(self, function: FunctionRef, call: str, given: Input, due: float) -> None:
+        """Send the one input of a spawned call, which waits until the Unix time ``due``; or raise ResourceExhausted."""
+
     def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
         """Return how many inputs of a map to send in one message: 1, unless they are known to be short.
 

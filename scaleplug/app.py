@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -14,11 +14,19 @@ from celery import Celery
 
 from scaleplug import here
 from scaleplug.abc import Caller
+from scaleplug.around import Around, surrounded
 from scaleplug.call import Method
 from scaleplug.client import RedisCaller
 from scaleplug.cls import Cls
 from scaleplug.concurrency import together, unmark
-from scaleplug.definitions import check_callable_alone, check_importable, name_of_caller, same_place, source_of
+from scaleplug.definitions import (
+    Definition,
+    check_callable_alone,
+    check_importable,
+    name_of_caller,
+    same_place,
+    source_of,
+)
 from scaleplug.deployment import Deployment, deploy, make_known, revive
 from scaleplug.entrypoint import LocalEntrypoint
 from scaleplug.errors import ExecutionError, InvalidError, did_you_mean
@@ -82,6 +90,8 @@ class App:
         self.functions: dict[str, Function[Any, Any]] = {}
         self.classes: dict[str, Cls[Any]] = {}
         self.entrypoints: dict[str, LocalEntrypoint] = {}
+        self.arounds: list[Around] = []
+        """What is open around each of its inputs."""
         self._source: Source | None = None
         self._bound = ""
         if self.redis_url is not None:
@@ -431,8 +441,20 @@ class App:
     def source(self) -> Source:
         """Return where a container imports this app from."""
         if self._source is None:
-            self._source = source_of([*self.functions.values(), *self.classes.values()])
+            definitions: list[Definition] = [*self.functions.values(), *self.classes.values()]
+            self._source = self.project_source(definitions) or source_of(definitions)
         return self._source
+
+    def project_source(self, definitions: Sequence[Definition]) -> Source | None:
+        """Return the web project that a container sets up to import the app, if it belongs to one."""
+        return here.project_of(definitions)
+
+    def surround(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what a container runs for an input of ``body``: the same, inside of what the project opens."""
+        return surrounded(body, [*here.arounds(), *self.arounds])
+
+    def prepare(self) -> None:
+        """Make what containers share; called before they are forked, when the code has been imported."""
 
     def set_source(self, source: Source) -> None:
         """Say where a container imports this app from."""

@@ -116,6 +116,22 @@ class RedisCaller:
             raise self._exhausted(function, admission, kind)
         return admission.accepted
 
+    def spawn_at(self, function: FunctionRef, call: str, given: Input, due: float) -> None:
+        """See :class:`scaleplug.abc.Caller`; it is due by the clock of Redis."""
+        task, name, most = function.task.name, function.full_name, self.config.max_spawned  # type: ignore[attr-defined]
+        later = self.store.now() + due - time.time()
+        with self.drafts(task, name, most, 0, partial(function.make_known, self)) as drafts:
+            try:
+                (message,) = self._make(function, call, [given], "spawn", drafts)
+                self.patience.insist(lambda: function.make_known(self))
+                function.needs_kind("spawn")
+                self.store.submit(name, [], most_pending=most, record=self._record("spawn", call, 1))
+                admission = self.store.delay(name, message, later, most_pending=most, drafts=drafts.keys())
+            except NoRoomError as full:
+                admission = full.admission
+        if not admission.accepted:
+            raise self._exhausted(function, admission, "spawn")
+
     def _send_many(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, pack: int) -> int:
         """Send as many inputs as fit; none while Redis is full, which may be over soon."""
         try:
@@ -139,7 +155,7 @@ class RedisCaller:
             try:
                 self.store.learn_clock()
                 messages = self._make(function, call, inputs, kind, drafts)
-                record = self._record(kind, call, inputs[0][0])
+                record = self._record(kind, call, inputs[0][0] if kind == "spawn_map" else 0)
                 if kind in KEPT:
                     return self._submit(function, messages, kind, record, drafts.keys())
                 indices = [index for index, _, _ in inputs]
@@ -274,8 +290,7 @@ class RedisCaller:
 
     def _record(self, kind: CallKind, call: str, before: int = 0) -> Record | None:
         """Return what is to be written down of a call that sends its inputs from ``before`` on."""
-        more = kind == "spawn_map"
-        return Record(call, self.config.result_ttl, before if more else 0, more) if kind in KEPT else None
+        return Record(call, self.config.result_ttl, before, kind == "spawn_map") if kind in KEPT else None
 
     def _submit(
         self,

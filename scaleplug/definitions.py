@@ -79,11 +79,12 @@ def source_of(definitions: Iterable[Definition]) -> Source:
             # What comes back is of the module that containers know it as: here it is this one, not another copy.
             sys.modules.setdefault(Path(file).stem, module)
             return Source("file", str(Path(file).resolve()))
-        return Source("module", made.raw.__module__, _import_folder(made.raw.__module__, file))
+        return Source("module", made.raw.__module__, import_folder(made.raw.__module__, file))
     return Source("none")
 
 
-def _import_folder(module: str, file: str | None) -> str:
+def import_folder(module: str, file: str | None) -> str:
+    """Return the folder from which a module is imported by its name."""
     if file is None:
         return str(Path.cwd())
     path = Path(file).resolve()

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
-from uuid import uuid4
 
 from celery.result import AsyncResult
 from kombu import Connection
@@ -21,6 +20,8 @@ from kombu import Connection
 from scaleplug.abc import Caller, CallKind, FunctionStats
 from scaleplug.autoscaling import Autoscaled
 from scaleplug.call import FunctionCall, Method, Outcomes, finish_cancelling, read_async
+from scaleplug.commit import OnCommit
+from scaleplug.commit import new_call as _new_call
 from scaleplug.concurrency import batching, check_apart, check_batched, concurrency
 from scaleplug.errors import (
     ExecutionError,
@@ -55,7 +56,7 @@ def _told(options: Mapping[str, Any]) -> str:
     return f"({', '.join(f'{name}={value!r}' for name, value in options.items())})"
 
 
-class Function(Autoscaled, Generic[P, R]):
+class Function(Autoscaled, OnCommit[P, R], Generic[P, R]):
     """What ``@app.function()`` makes of a callable.
 
     ``remote`` runs it in a container and waits; ``spawn`` doesn't wait; ``map``, ``starmap`` and ``for_each`` run it
@@ -531,7 +532,7 @@ def pool_options(*values: Any) -> dict[str, Any]:
 
 def run_raw(function: Function[Any, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run the callable in this thread, in an event loop if it is async."""
-    value = function.local(*args, **kwargs)
+    value = function.app.surround(function.local)(*args, **kwargs)
     return run_coroutine(value) if function.is_async else value
 
 
@@ -563,10 +564,6 @@ class _MapMethod:
     def aio(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Return the map for ``async for``."""
         return aiter(self._make(*args, **kwargs))
-
-
-def _new_call() -> str:
-    return f"fc-{uuid4().hex}"
 
 
 def _value(found: tuple[bool, Any]) -> Any:

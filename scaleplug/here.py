@@ -6,14 +6,16 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
 from scaleplug.abc import Caller
+from scaleplug.around import Around
 from scaleplug.client import RedisCaller
+from scaleplug.registry import Source
 from scaleplug.serializer import use_keyring
 from scaleplug.settings import Config
 from scaleplug.store import require_url
@@ -21,6 +23,7 @@ from scaleplug.store import require_url
 if TYPE_CHECKING:
     from scaleplug.app import App
     from scaleplug.cls import BoundMethod
+    from scaleplug.definitions import Definition
     from scaleplug.function import Function
 
 lock = threading.RLock()
@@ -32,6 +35,8 @@ _eager: weakref.WeakKeyDictionary[Celery, bool] = weakref.WeakKeyDictionary()
 """Celery apps that a twin has made eager, and whether they had been so before."""
 _importing = False
 _served = ""
+_find_project: Callable[[Sequence[Definition]], Source | None] | None = None
+_arounds: list[Around] = []
 
 
 # -- its Apps ------------------------------------------------------------------------------------------------------
@@ -60,6 +65,12 @@ def find_app(name: str) -> App | None:
 def known_apps() -> list[App]:
     """Return this process's Apps whose code is here."""
     return list(_apps.values())
+
+
+def namesakes() -> list[tuple[App, App]]:
+    """Return Apps of this process that have the name of another one: containers would find only the last of them."""
+    ours = {app for app in _living if app.functions or app.classes}
+    return [(app, found) for app in ours if (found := _apps.get(app.name)) is not None and found is not app]
 
 
 def known_functions() -> list[Function[Any, Any]]:
@@ -137,6 +148,26 @@ def serve(app: str) -> None:
 def served() -> str:
     """Return the app of which this process is a container; empty where it is none."""
     return _served
+
+
+# -- the web project it is part of -----------------------------------------------------------------------------------
+
+
+def use_project(find: Callable[[Sequence[Definition]], Source | None], *around: Around) -> None:
+    """Say where containers find what this process's project defines, and what is open around every input."""
+    global _find_project  # noqa: PLW0603  # a process is part of one project
+    _find_project = find
+    _arounds[:] = around
+
+
+def project_of(definitions: Sequence[Definition]) -> Source | None:
+    """Return the project that defines functions and classes, if this process is part of one."""
+    return None if _find_project is None else _find_project(definitions)
+
+
+def arounds() -> Sequence[Around]:
+    """Return what is open around every input, whatever its App."""
+    return _arounds
 
 
 # -- a test's twin -------------------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ holds for both.
 | results:CALL | hash | I -> ``+`` and the signed outcome, or ``-`` and the reason why there is none | scripts | FunctionCall | result_ttl after the last input's end |
 | watchers:CALL:I | set | P that wait for an input of a spawned call | FunctionCall | scripts | 1 day |
 | large:CALL | set | the large outcomes (outcome:CALL:INDEX:R) to which a spawned call's results refer | scripts | scripts | with the results |
+| task:CALL | hash | of a task of Django: sent, when its runs began and ended, each signed (JSON) | contrib.django | contrib.django | result_ttl after its end; 30 days |
 | cancelled:CALL | string | the call was cancelled | callers | scripts | 1 day |
 | granted:CALL | string | the last part of a stream that its consumer has begun to read | callers | scripts | stream ends |
 | credit:CALL | list | the same, for a container that waits for it | callers | the container | stream ends |

@@ -19,15 +19,18 @@ from scaleplug.serializer import REGISTRY, Keyring
 from scaleplug.settings import FunctionSettings
 from scaleplug.store import Store
 
+PROJECTS = {"django": "scaleplug.contrib.django.project", "flask": "scaleplug.contrib.flask_project"}
+"""Kinds of sources that a web framework sets up, and the modules whose ``load_project`` does so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where an app's code is: a file, a module, or nowhere (its functions are pickled)."""
 
     kind: str
-    """``file``, ``module`` or ``none``."""
+    """``file``, ``module``, ``none``, or one of ``PROJECTS``."""
     where: str = ""
-    """The file's absolute path, or the module's dotted name."""
+    """The file's absolute path, the module's dotted name, or what the project's loader takes."""
     folder: str = ""
     """What to put at the front of ``sys.path`` for a module."""
 
@@ -35,11 +38,14 @@ class Source:
         """Import the code; the module of a file is named like the file."""
         if self.kind == "none":
             return None
+        if self.kind == "file":
+            return load_file(Path(self.where))
+        if self.folder and self.folder not in sys.path:
+            sys.path.insert(0, self.folder)
         if self.kind == "module":
-            if self.folder and self.folder not in sys.path:
-                sys.path.insert(0, self.folder)
             return importlib.import_module(self.where)
-        return load_file(Path(self.where))
+        project: ModuleType = importlib.import_module(PROJECTS[self.kind]).load_project(self.where)
+        return project
 
 
 def load_file(path: Path) -> ModuleType:

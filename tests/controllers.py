@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,12 +16,14 @@ import psutil
 from tests.commands import environment
 from tests.helpers import runs, wait_until
 
+PROGRAM = ("-m", "scaleplug.cli.main")
+
 
 class Controller:
     """A controller under way, and what it has said."""
 
-    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
-        command = [sys.executable, "-m", "scaleplug.cli.main", "controller", *arguments]
+    def __init__(self, folder: Path, *arguments: str, program: Sequence[str] = PROGRAM, **environ: str) -> None:
+        command = [sys.executable, *program, "controller", *arguments]
         self.process = subprocess.Popen(
             command, cwd=folder, env=environment(**environ), stderr=subprocess.PIPE, text=True
         )

@@ -91,7 +91,7 @@ def _file(top: list[str], body: list[str]) -> str:
 def _defines(node: ast.stmt) -> bool:
     """Tell whether a statement belongs to the module: a definition, an import, an App or a Celery app."""
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-        return ast.unparse(node.value.func) in ("scaleplug.App", "App", "Celery")
+        return ast.unparse(node.value.func) in ("scaleplug.App", "App", "Celery", "ScalePlug")
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom)
 
 

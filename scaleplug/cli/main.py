@@ -74,9 +74,10 @@ def cli() -> None:
     """Run Celery functions whose containers scale themselves."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Be the command."""
-    cli.main(args=arguments, prog_name="scaleplug")
+def main(arguments: Sequence[str] | None = None, *, title: str = "scaleplug", programs: Sequence[str] = ()) -> None:
+    """Be the command; ``programs`` are what it registers or deploys where nothing is named."""
+    defaults = {name: {"programs": tuple(programs)} for name in ("controller", "deploy")} if programs else None
+    cli.main(args=arguments, prog_name=title, default_map=defaults)
 
 
 if __name__ == "__main__":

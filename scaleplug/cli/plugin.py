@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from scaleplug.cli.main import _Group
+from scaleplug.settings import defaults
 
 
 class _Plugin(_Group):
@@ -34,6 +35,8 @@ def _adopt(ctx: click.Context, project: Any) -> None:
     celery.loader.import_default_modules()
     here = import_module("scaleplug.here")
     apps = [app for app in here.known_apps() if app.celery is celery]
+    for variable, value in defaults().items():  # a web framework's settings
+        os.environ.setdefault(variable, value)
     url = next((app.redis_url for app in apps if app.redis_url), None)
     if url:
         os.environ.setdefault("SCALEPLUG_REDIS_URL", url)
@@ -43,7 +46,13 @@ def _adopt(ctx: click.Context, project: Any) -> None:
 
 
 def _modules(app: Any) -> list[str]:
-    """Return the modules that hold an App, of those that define what is in it; else all that hold it."""
+    """Return the modules that hold an App, of those that define what is in it; else all that hold it.
+
+    Of an App that belongs to a web project it is the project, in the command line's words.
+    """
+    project = app.project_source([*app.functions.values(), *app.classes.values()])
+    if project is not None:
+        return [f"{project.kind}:{project.where}"]
     found = [
         n for n, m in list(sys.modules.items()) if any(v is app for v in list(getattr(m, "__dict__", {}).values()))
     ]

@@ -20,7 +20,7 @@ from scaleplug.cli.tracebacks import format_exception, last_place
 from scaleplug.entrypoint import LocalEntrypoint, literal_options
 from scaleplug.errors import Error, InvalidError, NotFoundError, did_you_mean, listed
 from scaleplug.function import Function
-from scaleplug.registry import Source
+from scaleplug.registry import PROJECTS, Source
 
 Startable = LocalEntrypoint | Function[Any, Any]
 
@@ -43,6 +43,12 @@ class Target:
 
 
 def _find_source(where: str) -> Source:
+    kind, mark, project = where.partition(":")
+    if mark and kind in PROJECTS:
+        if not project:
+            example = {"django": "mysite.settings", "flask": "mysite"}[kind]
+            raise InvalidError(f"{where!r} names no project: write {kind}:{example}, say")
+        return Source(kind, project, str(Path.cwd()))
     path = Path(where).expanduser()
     if path.is_file():
         if path.suffix != ".py":
@@ -91,8 +97,9 @@ class Program:
         if not found:
             raise InvalidError(_without_app(target.where, module))
         apps = tuple(found.values())
-        for app in apps:
-            app.set_source(target.source)
+        if target.source.kind not in PROJECTS:  # a project's apps know best
+            for app in apps:
+                app.set_source(target.source)
         return cls(target.where, target.source, apps)
 
     @property

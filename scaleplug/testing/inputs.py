@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import cloudpickle
 from celery.exceptions import TaskPredicate
 
+from scaleplug import around
 from scaleplug.abc import CallKind, Event, Look
 from scaleplug.blobs import check_size
 from scaleplug.errors import (
@@ -212,7 +214,7 @@ def crashed(item: LocalInput) -> ContainerCrashError:
 
 def own_frames_off(exc: BaseException) -> TracebackType | None:
     """Return the traceback without this package's frames at its outer end."""
-    traceback, here = exc.__traceback__, str(Path(__file__).parent)
+    traceback, here = exc.__traceback__, (str(Path(__file__).parent), around.__file__, contextlib.__file__)
     while traceback is not None and traceback.tb_next is not None:
         if not traceback.tb_frame.f_code.co_filename.startswith(here):
             break

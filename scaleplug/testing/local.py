@@ -247,6 +247,19 @@ class LocalRun:
             self._start_pending()
         return len(made)
 
+    def spawn_at(self, function: FunctionRef, call: str, given: Input, due: float) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        assert isinstance(function, Function)
+        function = self._here(function)
+        self._load_code(function)
+        item, when = make(function, call, "spawn", *given), time.monotonic() + due - time.time()
+        with self._lock:
+            self._queues.setdefault(function, deque())
+            self._spawned.setdefault(call, Spawned(function.full_name)).inputs += 1
+            self._record(item)
+            self._waiting.append((when, item))
+            self._wake_by(when)
+
     def override(self, function: str, changes: Mapping[str, Any]) -> FunctionSettings:
         """See :class:`scaleplug.abc.Caller`."""
         with self._lock:
@@ -469,7 +482,7 @@ class LocalRun:
         return seal_failure(self.keyring, f"{item.call}|{item.index}", exc)
 
     def _body_of(self, item: LocalInput) -> Callable[..., Any]:
-        return item.orders.stub or self._code_of(item.function)
+        return item.function.app.surround(item.orders.stub or self._code_of(item.function))
 
     def _work(self, item: LocalInput) -> None:
         current.set(item)

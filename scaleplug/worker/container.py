@@ -141,6 +141,7 @@ class Container:
         self.store, self.keys = store, store.keys
         self.runner = Runner(registration.settings, max_attempts=config.max_attempts)
         self.runner.title = registration.shown
+        served.app.prepare()
         app: Celery = served.app.celery
         names = [served.title] if isinstance(served, Function) else [task.name for task in served.tasks.values()]
         self.tasks = {name: app.tasks[name] for name in names}
@@ -253,12 +254,13 @@ class Container:
     def _enter(self) -> Any:
         """Make the object whose methods are called; what its hooks raise is a failed start."""
         if isinstance(self.served, Function):
-            self.runner.bodies[self.served.title] = Body(self.served.local)
+            self.runner.bodies[self.served.title] = Body(self.served.app.surround(self.served.local))
             return None
         cls = self.served
         instance = ObjectPool(cls, unpack(self.registration.parameters)).make_instance()
         for name, mark in cls.methods.items():
-            self.runner.bodies[cls.tasks[name].name] = Body(mark.raw.__get__(instance, type(instance)))
+            method = mark.raw.__get__(instance, type(instance))
+            self.runner.bodies[cls.tasks[name].name] = Body(cls.app.surround(method))
         for hook in cls.hooks:
             if hook.kind == "enter":
                 self.runner.run_hook(hook.raw.__get__(instance, type(instance)))

@@ -16,6 +16,7 @@ from typing import Any
 from celery import current_task
 from celery.exceptions import Ignore, Reject, Retry
 
+from scaleplug import around
 from scaleplug.context import running
 from scaleplug.errors import (
     ContainerCrashError,
@@ -40,7 +41,7 @@ from scaleplug.worker.runs import Run
 logger = logging.getLogger(__name__)
 
 CELERYS_OWN = (Ignore, Reject, Retry)
-OWN_FILES = (__file__, streams.__file__, str(Path(__file__).with_name("packed.py")))
+OWN_FILES = (__file__, streams.__file__, around.__file__, str(Path(__file__).with_name("packed.py")))
 ORDERS_KEPT = 1_000
 """Orders to cancel that are kept for inputs still on their way through Celery."""
 

@@ -82,6 +82,19 @@ def test_a_module_is_named_with_its_dots(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("text", "kind", "where", "name"),
+    [
+        ("django:shop.settings", "django", "shop.settings", ""),
+        ("django:shop.settings::serve", "django", "shop.settings", "serve"),
+        ("flask:shop:create_app('test')::serve", "flask", "shop:create_app('test')", "serve"),
+    ],
+)
+def test_a_project_is_named_with_its_framework(tmp_path: Path, text: str, kind: str, where: str, name: str):
+    target = Target.parse(text)
+    assert (target.source, target.name) == (Source(kind, where, str(tmp_path)), name)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("jbo.py", r"there is no file jbo\.py: did you mean job\.py\?"),
@@ -102,6 +115,8 @@ def test_what_is_not_there(tmp_path: Path, text: str, message: str):
         ("notes.txt", "notes.txt is not a Python file: its name must end in .py"),
         ("folder", "folder is a folder: name a Python file in it"),
         ("job.py::", "'job.py::' names no entrypoint after '::'"),
+        ("django:", "'django:' names no project: write django:mysite.settings, say"),
+        ("flask:", "'flask:' names no project: write flask:mysite, say"),
     ],
 )
 def test_what_can_t_be_run(tmp_path: Path, text: str, message: str):

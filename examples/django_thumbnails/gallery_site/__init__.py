@@ -1,0 +1,3 @@
+from gallery_site.celery import celery
+
+__all__ = ["celery"]

@@ -1,0 +1,3 @@
+from project.celery import celery
+
+__all__ = ["celery"]
