@@ -67,7 +67,7 @@ holds for both.
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
 | incarnation | string | a random name of this Redis while it keeps its data | callers, controller | callers, controller | never |
 | parked:P | list | FN and message of inputs whose caller seemed gone when they were taken, or a container was to be started for them | scripts | that process | 1 day |
-| logs | stream | what functions printed | controller | run, logs | about 10,000 lines are kept |
+| logs | stream | what functions printed | controller | run, logs, controller | about 10,000 lines are kept |
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from scaleplug.backends import Backend
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.controller import Controller
 from scaleplug.embedded import EmbeddedRedis
@@ -36,6 +37,7 @@ from scaleplug.here import forget_callers
 from scaleplug.keys import Keys
 from scaleplug.loglines import write_logs
 from scaleplug.metrics import Metrics
+from scaleplug.registry import Registration
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, use_config
@@ -54,7 +56,7 @@ def control(
     config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None,
     metrics: tuple[str, int] | None = None,
 ) -> None:  # fmt: skip
-    """Be a controller with the process backend until SIGTERM or SIGINT; a second signal hurries.
+    """Be a controller until SIGTERM or SIGINT; a second signal hurries.
 
     ``metrics`` is the host and port on which it tells Prometheus of itself.
     """
@@ -63,11 +65,11 @@ def control(
         logger.warning("%s", warning)
     keyring = Keyring(config.secret)
     store = Store(client, Keys(config.namespace))
-    backend = ProcessBackend(
+    backend = make_backend(
         config,
         folder,
+        store=store,
         find=lambda function, version: controller.roster.registration(function, version),  # noqa: PLW0108
-        on_exit=lambda function: _ring(store, function),
         on_lines=lambda lines: controller.log.add(lines),  # noqa: PLW0108  # the controller is made below
         lifeline=lifeline,
     )
@@ -112,6 +114,30 @@ def _serve_metrics(controller: Controller, config: Config, host: str, port: int)
     metrics = Metrics(Store(client, Keys(config.namespace)), lambda: controller.leading)
     controller.on_round = metrics.note_round
     return metrics.serve(host, port)
+
+
+def make_backend(
+    config: Config,
+    folder: Path,
+    *,
+    store: Store,
+    find: Callable[[str, str], Registration],
+    on_lines: Callable[[list[tuple[str, str, str]]], object],
+    lifeline: int | None,
+) -> Backend:
+    """Return the backend that is configured; raises ConfigurationError."""
+
+    def on_exit(function: str) -> None:
+        _ring(store, function)
+
+    if config.backend == "docker":
+        from scaleplug.backends.docker import DockerBackend  # noqa: PLC0415  # its SDK is an extra
+
+        return DockerBackend(
+            config, find=find, find_record=store.container_record, on_exit=on_exit, on_lines=on_lines,
+            logged_until=store.logged_until, ephemeral=lifeline is not None,
+        )  # fmt: skip
+    return ProcessBackend(config, folder, find=find, on_exit=on_exit, on_lines=on_lines, lifeline=lifeline)
 
 
 def _ring_at(stop: threading.Event, store: Store) -> None:

@@ -13,7 +13,7 @@ from scaleplug.metrics import parse_place
 from scaleplug.runtime import control, controller_folder
 from scaleplug.serializer import Keyring
 from scaleplug.server import mask_url
-from scaleplug.settings import Config
+from scaleplug.settings import BACKENDS, Config
 
 
 @click.command()
@@ -30,17 +30,26 @@ from scaleplug.settings import Config
     metavar="[HOST:]PORT",
     help="Serve metrics for Prometheus there, under /metrics; to this machine alone without HOST.",
 )
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), help="What starts containers; else SCALEPLUG_BACKEND, or process."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Tell of warnings and errors only.")
 def command(
-    *, programs: tuple[str, ...], redis_url: str | None, max_containers: int | None, metrics: str | None, quiet: bool
+    *,
+    programs: tuple[str, ...],
+    redis_url: str | None,
+    max_containers: int | None,
+    metrics: str | None,
+    backend: str | None,
+    quiet: bool,
 ) -> None:
-    """Start and stop containers on this host for every function that is registered, until SIGTERM or Ctrl-C.
+    """Start and stop containers for every function that is registered, until SIGTERM or Ctrl-C.
 
     The functions of each FILE or MODULE are registered first; callers register theirs with their first call. The
     containers that run get SCALEPLUG_STOP_GRACE seconds at the end; a second signal hurries. Of several controllers
     of one namespace one acts and the others stand by.
     """
-    config = Config.from_environ(os.environ, redis_url=redis_url, max_containers=max_containers)
+    config = Config.from_environ(os.environ, redis_url=redis_url, max_containers=max_containers, backend=backend)
     if config.redis_url is None:
         raise click.UsageError(
             "no Redis is configured: set SCALEPLUG_REDIS_URL, or give --redis-url redis://HOST:6379/0"

@@ -26,6 +26,7 @@ COMMANDS = {
     "why": "Show the last decisions about a function's containers.",
     "logs": "Show what functions have printed.",
     "flower": "Run Flower with the Autoscaler tab.",
+    "image": "Make images with your code, for containers in Docker and on Kubernetes.",
     "version": "Show the versions that matter.",
 }
 """Each is the ``command`` of the module of its name."""
