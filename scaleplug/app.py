@@ -36,7 +36,7 @@ from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.resources import as_given
 from scaleplug.schedules import Cron, Daily, Rule, Schedule, check_changes, check_profile, check_schedule
-from scaleplug.serializer import NAME
+from scaleplug.serializer import NAME, Keyring, use_keyring
 from scaleplug.server import celery_url
 from scaleplug.settings import (
     Config,
@@ -388,6 +388,7 @@ class App:
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
             self.celery._backend_cache = None  # noqa: SLF001
             self.celery._local = threading.local()  # noqa: SLF001
+            use_keyring(Keyring(self.config.secret))  # it may have been here before: its results are signed with this
 
     def caller(self) -> Caller:
         """Return what carries this process's calls."""

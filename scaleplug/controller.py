@@ -22,6 +22,7 @@ from scaleplug import policy, rollout
 from scaleplug.abc import EXIT_OUTDATED, BackendContainer, ContainerExit, StartRequest
 from scaleplug.backends import Backend
 from scaleplug.health import SignOfLife
+from scaleplug.history import History
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
 from scaleplug.losses import Losses
@@ -58,6 +59,7 @@ class Controller:
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
         self.roster = Roster(store, keyring)
         self.starts = Starts(store, self.lease, backend, fail_fast=fail_fast)
+        self.history = History(store)
         self.losses = Losses(store, self.lease, backend, config, backend.host)
         self.hold_until = 0.0
         self._leading = self._standing_by = self._lost = False
@@ -71,12 +73,19 @@ class Controller:
         self._rang: float | None = None
         """When the doorbell woke it for this round."""
         self.log = LogShipper(store)
+        self.on_round: Callable[[float], object] = lambda _seconds: None
+        """Called after each round with the time that it took: so long a ring may have to wait."""
         self._sign = SignOfLife()
 
     @property
     def views(self) -> dict[str, View]:
         """The functions it looks after."""
         return self.roster.views
+
+    @property
+    def leading(self) -> bool:
+        """Whether it acts, and does not stand by."""
+        return self._leading
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -118,8 +127,10 @@ class Controller:
         deaf, self._deaf = self._deaf, True
         rang = self.store.wait_ring(0 if deaf else self._pause_seconds())
         self._rang = self.store.now() if rang else None
+        began = time.monotonic()
         self.round(self.store.take_dirty() if rang or deaf else set())
         self._deaf = False
+        self.on_round(time.monotonic() - began)
         if rang:
             time.sleep(PAUSE)
 
@@ -228,9 +239,7 @@ class Controller:
         hot &= self.views.keys()  # some may have gone meanwhile
         if hot:
             self._decide(sorted(hot))
-        if lately - self._last_save > SAVE_SECONDS:
-            self._save_learned()
-            self._last_save = lately
+        self._keep_numbers(hot if tick else None, lately)
 
     def _read_registry(self, functions: Collection[str] | None = None) -> None:
         registrations = self.roster.read(functions)
@@ -372,7 +381,8 @@ class Controller:
             return
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
-            logger.info("%s: %s", view.registration.shown, decision.reason)
+            shown = view.registration.shown
+            logger.info("%s: %s", shown, decision.reason, extra={"scaleplug_function": shown})
         kept = {
             "at": now,
             "rang": self._rang,
@@ -482,6 +492,13 @@ class Controller:
                 and not (known.ready or known.draining or exit_.asked or exit_.bystander or returned or served)
             ):
                 self.starts.failed(view, exit_.reason, exit_.last_lines, known.version)
+
+    def _keep_numbers(self, hot: set[str] | None, lately: float) -> None:
+        if hot is not None:
+            self.history.note(self.lease.token, self.views, hot)
+        if lately - self._last_save > SAVE_SECONDS:
+            self._save_learned()
+            self._last_save = lately
 
     def _save_learned(self) -> None:
         for function, view in self.views.items():

@@ -35,6 +35,8 @@ from scaleplug.embedded import EmbeddedRedis
 from scaleplug.errors import ConfigurationError
 from scaleplug.here import forget_callers
 from scaleplug.keys import Keys
+from scaleplug.loglines import write_logs
+from scaleplug.metrics import Metrics
 from scaleplug.registry import Registration
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
@@ -51,9 +53,13 @@ LOOK_SECONDS = 0.5
 
 
 def control(
-    config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None
-) -> None:
-    """Be a controller until SIGTERM or SIGINT; a second signal hurries."""
+    config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None,
+    metrics: tuple[str, int] | None = None,
+) -> None:  # fmt: skip
+    """Be a controller until SIGTERM or SIGINT; a second signal hurries.
+
+    ``metrics`` is the host and port on which it tells Prometheus of itself.
+    """
     client = connect(require_url(config.redis_url), name=f"scaleplug-controller-{os.getpid()}")
     for warning in check_server(client, config=config, embedded=lifeline is not None):
         logger.warning("%s", warning)
@@ -68,6 +74,7 @@ def control(
         lifeline=lifeline,
     )
     controller = Controller(store, backend, keyring, config, fail_fast=lifeline is not None)
+    end_metrics = None if metrics is None else _serve_metrics(controller, config, *metrics)
     stop, hurry = threading.Event(), threading.Event()
 
     def on_signal(*_: Any) -> None:
@@ -97,6 +104,16 @@ def control(
 
     controller.finish(waiting)
     backend.close()
+    if end_metrics is not None:
+        end_metrics()
+
+
+def _serve_metrics(controller: Controller, config: Config, host: str, port: int) -> Callable[[], None]:
+    # A connection of its own: what is asked there must not hold up the loop.
+    client = connect(require_url(config.redis_url), name=f"scaleplug-metrics-{os.getpid()}", retry=False)
+    metrics = Metrics(Store(client, Keys(config.namespace)), lambda: controller.leading)
+    controller.on_round = metrics.note_round
+    return metrics.serve(host, port)
 
 
 def make_backend(
@@ -318,9 +335,9 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != options["parent"]:
         return
-    logging.basicConfig(level=options["log_level"], format="scaleplug: %(message)s")
-    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     config = Config(**options["config"])
+    write_logs(config.log_format, level=options["log_level"], text="scaleplug: %(message)s")
+    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     try:
         control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=config.run_grace)
     except ConfigurationError as exc:

@@ -359,6 +359,9 @@ class Config:
     show_arguments: int = _knob(
         "SCALEPLUG_SHOW_ARGUMENTS", _whole, 1, "0 keeps arguments and results out of errors, logs, ps and Flower."
     )
+    log_format: str = _knob(
+        "SCALEPLUG_LOG_FORMAT", _text, "text", "json has controllers and containers log in JSON, text as it was set up."
+    )
     container_redis_url: str | None = _knob(
         "SCALEPLUG_CONTAINER_REDIS_URL",
         _text,
@@ -404,6 +407,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_name("SCALEPLUG_NAMESPACE", self.namespace)
+        if self.log_format not in ("text", "json"):
+            raise InvalidError(f"SCALEPLUG_LOG_FORMAT must be text or json, not {self.log_format!r}")
         for name, low in (
             ("max_pending", 1),
             ("max_total", 1),
