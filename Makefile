@@ -1,7 +1,7 @@
 # Everything here happens in $(VENV); the environment of the user is never touched.
 # Another Python: make test PYTHON=python3.12
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench bench-quick chaos fuzz clean
+.PHONY: help demo compose-demo test check lint bench bench-quick chaos fuzz clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,6 +19,16 @@ help: ## list the targets
 
 demo: $(VENV)/.has-examples ## run examples/grid_search.py on containers of its own
 	@$(BIN)/scaleplug run examples/grid_search.py
+
+# Compose v2, or Debian's docker-compose 1.29.
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+compose-demo: ## bring docker-compose.yml up and run a job on it, which makes it scale
+	@config/make-secrets.sh
+	@$(COMPOSE) up --detach --build
+	@$(COMPOSE) exec -T app python3 demo.py
+	@echo "It goes on running: http://localhost:8000/?below=2000000 and Flower at http://localhost:5555"
+	@echo "To end it: $(COMPOSE) down (and --volumes to forget all that it has)"
 
 test: lint ## all checks, then all tests
 	@$(BIN)/python -m pytest --timeout 120

@@ -62,6 +62,10 @@ EXIT_OUTDATED = 72
 """Exit status of a container that was asked for newer code than it has."""
 
 
+READY = "\x1escaleplug: standing by"
+"""What a container that has no zygote prints when it stands by; nobody but its backend sees it."""
+
+
 class ContainerBackend(Protocol):
     """Starts and stops containers and knows, not guesses, when one is gone."""
 

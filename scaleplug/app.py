@@ -35,8 +35,9 @@ from scaleplug.function import Function, check_retries, check_signature
 from scaleplug.keys import Keys
 from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
+from scaleplug.resources import as_given
 from scaleplug.schedules import Cron, Daily, Rule, Schedule, check_changes, check_profile, check_schedule
-from scaleplug.serializer import NAME
+from scaleplug.serializer import NAME, Keyring, use_keyring
 from scaleplug.server import celery_url, redis_of_broker
 from scaleplug.settings import (
     Config,
@@ -128,6 +129,13 @@ class App:
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
         memory: int | None = None,
+        image: str | None = None,
+        cpu: float | None = None,
+        gpu: int | str | None = None,
+        env: Mapping[str, str] | None = None,
+        secrets: Sequence[str] | None = None,
+        volumes: Mapping[str, str] | None = None,
+        network: str | None = None,
         name: str | None = None,
         serialized: bool = False,
         schedule: Schedule | None = None,
@@ -142,10 +150,13 @@ class App:
         than ``max_containers`` in all; one that is idle leaves after ``scaledown_window`` (2 to 3600). ``timeout``
         limits one input's run, ``startup_timeout`` a container's start. A failed or overdue input runs again up to
         ``retries`` times, a second apart or as :class:`Retries` says. With ``single_use_containers=True`` a container
-        leaves after one input; one that uses more than ``memory`` MiB is killed. ``serialized=True`` pickles the
-        callable instead of importing it by name: for nested functions and notebooks. ``schedule`` is a Cron or a
-        Period; the function must be callable without arguments then. ``autoscaler_profile`` is a Daily: other settings
-        for parts of the day. ``None`` leaves a setting at its default.
+        leaves after one input; one that uses more than ``memory`` MiB is killed. Where containers are
+        Docker's they run ``image`` with ``cpu`` cores, ``gpu`` devices, the variables ``env``, the files ``secrets`` as
+        variables, ``volumes`` by path and ``network``; the process backend only has those of its host.
+        ``serialized=True`` pickles the callable instead of importing it by name: for nested functions and notebooks.
+        ``schedule`` is a Cron or a Period; the function must be callable without arguments then.
+        ``autoscaler_profile`` is a Daily: other settings for parts of the day. ``None`` leaves a setting at its
+        default.
         ``concurrency_limit``, ``keep_warm`` and ``container_idle_timeout`` are older names of ``max_containers``,
         ``min_containers`` and ``scaledown_window``.
         Raises InvalidError.
@@ -173,6 +184,9 @@ class App:
             "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
             "memory": memory,
+            "resources": as_given(
+                image=image, cpu=cpu, gpu=gpu, env=env, secrets=secrets, volumes=volumes, network=network
+            ),
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_schedule(schedule)
@@ -259,6 +273,13 @@ class App:
         retries: int | Retries | None = None,
         single_use_containers: bool = False,
         memory: int | None = None,
+        image: str | None = None,
+        cpu: float | None = None,
+        gpu: int | str | None = None,
+        env: Mapping[str, str] | None = None,
+        secrets: Sequence[str] | None = None,
+        volumes: Mapping[str, str] | None = None,
+        network: str | None = None,
         serialized: bool = False,
         concurrency_limit: int | None = None,
     ) -> Callable[[type[T]], Cls[T]]:
@@ -281,6 +302,9 @@ class App:
             "retries": as_retries(retries),
             "single_use_containers": single_use_containers,
             "memory": memory,
+            "resources": as_given(
+                image=image, cpu=cpu, gpu=gpu, env=env, secrets=secrets, volumes=volumes, network=network
+            ),
         }
         settings = FunctionSettings.from_dict({"timeout": timeout} | {k: v for k, v in given.items() if v is not None})
         check_flag("serialized", serialized)
@@ -365,6 +389,7 @@ class App:
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
             self.celery._backend_cache = None  # noqa: SLF001
             self.celery._local = threading.local()  # noqa: SLF001
+            use_keyring(Keyring(self.config.secret))  # it may have been here before: its results are signed with this
 
     def caller(self) -> Caller:
         """Return what carries this process's calls."""

@@ -373,13 +373,14 @@ class Beat:
         self.client.close()
 
 
-def serve(config: Config, stop: threading.Event) -> None:
-    """Be a beat until ``stop`` is set, whatever happens to Redis."""
+def serve(config: Config, stop: threading.Event, progress: Callable[[], object] = lambda: None) -> None:
+    """Be a beat until ``stop`` is set, whatever happens to Redis; call ``progress`` after each turn that went well."""
     teach()
     beat, away = Beat(config), False
     while not stop.is_set():
         try:
             pause, away = beat.turn(), False
+            progress()
         except Exception as exc:  # noqa: BLE001  # it goes on as long as its process
             if not away:
                 logger.warning("beat: it goes on when it can: %s: %s", type(exc).__name__, exc)

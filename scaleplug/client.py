@@ -153,6 +153,7 @@ class RedisCaller:
         name, limits = function.task.name, self._limits(kind)  # type: ignore[attr-defined]  # as in _make
         with self.drafts(name, function.full_name, *limits, partial(function.make_known, self)) as drafts:
             try:
+                self.store.learn_clock()
                 messages = self._make(function, call, inputs, kind, drafts)
                 record = self._record(kind, call, inputs[0][0] if kind == "spawn_map" else 0)
                 if kind in KEPT:
@@ -273,6 +274,7 @@ class RedisCaller:
         factory = self._factories.get((name, task.name))
         if factory is None or factory.task is not task:
             factory = MessageFactory(task, self.keyring, self.inbox.name, name, code_version(task.function.owner))
+            factory.clock = self.store.known_now
             self._factories[name, task.name] = factory
         return factory
 

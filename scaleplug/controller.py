@@ -21,6 +21,8 @@ from redis.exceptions import RedisError, ResponseError
 from scaleplug import policy, rollout
 from scaleplug.abc import EXIT_OUTDATED, BackendContainer, ContainerExit, StartRequest
 from scaleplug.backends import Backend
+from scaleplug.health import SignOfLife
+from scaleplug.history import History
 from scaleplug.lease import Lease
 from scaleplug.logs import LogShipper
 from scaleplug.losses import Losses
@@ -57,9 +59,11 @@ class Controller:
         self.lease = Lease(store, f"{self.host}:{config.namespace}")
         self.roster = Roster(store, keyring)
         self.starts = Starts(store, self.lease, backend, fail_fast=fail_fast)
-        self.losses = Losses(store, self.lease, backend, config, self.host)
+        self.history = History(store)
+        self.losses = Losses(store, self.lease, backend, config, backend.host)
         self.hold_until = 0.0
         self._leading = self._standing_by = self._lost = False
+        self._found_all = True
         self._next_due: float | None = None
         self._unburied: deque[ContainerExit] = deque()
         """Exits whose inputs have not been given back yet: Redis may fail in between."""
@@ -69,11 +73,19 @@ class Controller:
         self._rang: float | None = None
         """When the doorbell woke it for this round."""
         self.log = LogShipper(store)
+        self.on_round: Callable[[float], object] = lambda _seconds: None
+        """Called after each round with the time that it took: so long a ring may have to wait."""
+        self._sign = SignOfLife()
 
     @property
     def views(self) -> dict[str, View]:
         """The functions it looks after."""
         return self.roster.views
+
+    @property
+    def leading(self) -> bool:
+        """Whether it acts, and does not stand by."""
+        return self._leading
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -84,6 +96,7 @@ class Controller:
         while not stop.is_set():
             try:
                 self._turn(stop)
+                self._sign.renew()
                 pause = 0.1
             except (RedisError, OSError) as exc:
                 # Blind: hold still, and above all don't take "unknown" for "nothing to do".
@@ -114,8 +127,10 @@ class Controller:
         deaf, self._deaf = self._deaf, True
         rang = self.store.wait_ring(0 if deaf else self._pause_seconds())
         self._rang = self.store.now() if rang else None
+        began = time.monotonic()
         self.round(self.store.take_dirty() if rang or deaf else set())
         self._deaf = False
+        self.on_round(time.monotonic() - began)
         if rang:
             time.sleep(PAUSE)
 
@@ -132,11 +147,20 @@ class Controller:
         lost = self.roster.memory.restore() or self._lost
         self.views.clear()
         self._unburied.clear()
-        self.backend.adopt()
+        self._found_all = self.backend.adopt()
         self._read_registry()
         now = self.store.now()
-        found = self.backend.containers() or []
-        for container in found:
+        self._take_in(lost=lost)
+        windows = [v.settings.scaledown_window for v in self.views.values() if v.containers]
+        self.hold_until = now + max(windows) if windows else 0.0
+        self._leading, self._standing_by, self._lost, self._last_tick = True, False, False, 0.0
+        self._deaf = True
+
+    def _take_in(self, *, lost: bool) -> None:
+        """Take the containers that the backend has found, and give back what those held that ended meanwhile."""
+        now, found = self.store.now(), self.backend.containers() or []
+        known_already = {c for view in self.views.values() for c in view.containers}
+        for container in [c for c in found if c.container not in known_already]:
             view = self.views.get(container.function)
             if view is None:
                 self.backend.stop(container.container, grace=self.config.stop_grace)
@@ -149,11 +173,14 @@ class Controller:
                     self._write_down(container)
                 if known.version != view.registration.version:
                     view.proven = view.proven or replace(view.registration, version=known.version)
-        self._sweep({c.container for c in found})
-        windows = [v.settings.scaledown_window for v in self.views.values() if v.containers]
-        self.hold_until = now + max(windows) if windows else 0.0
-        self._leading, self._standing_by, self._lost, self._last_tick = True, False, False, 0.0
-        self._deaf = True
+        if self._found_all:  # else some may live of which nothing can be known
+            self._sweep({c.container for c in found})
+
+    def _look_again(self) -> None:
+        """Find the containers that the backend could not see when this controller took over."""
+        if not self._found_all:
+            self._found_all = self.backend.adopt()
+            self._take_in(lost=False)
 
     def _by_redis(self, moment: float) -> float:
         """Return a Unix time of this host's clock by Redis's, which may go differently."""
@@ -161,7 +188,7 @@ class Controller:
 
     def _write_down(self, container: BackendContainer) -> None:
         known = {
-            "slot": str(container.slot), "backend": self.backend.name, "host": self.host,
+            "slot": str(container.slot), "backend": self.backend.name, "host": self.backend.host,
             "requested": repr(self._by_redis(container.started_at)), "version": container.version,
         }  # fmt: skip
         self.store.adopt(container.function, container.container, known)
@@ -170,7 +197,7 @@ class Controller:
         """Give back what containers of this host held that ended while nobody looked."""
         for function in self.views:
             for container, record in self.store.containers(function).items():
-                ours = record.get("host") == self.host and record.get("backend") == self.backend.name
+                ours = record.get("host") == self.backend.host and record.get("backend") == self.backend.name
                 if (ours or not record) and container not in alive:
                     self.store.gone(self.lease.token, container, function, "ended while no controller ran")
 
@@ -197,6 +224,7 @@ class Controller:
         self.starts.check_imports(self.views)
         if tick:
             self._last_tick = lately
+            self._look_again()
             self.losses.bury_undead(self.views, lately)
             self.losses.sweep_lost_hosts(self.views)
             inhabited = sorted(f for f, v in self.views.items() if v.containers)
@@ -211,9 +239,7 @@ class Controller:
         hot &= self.views.keys()  # some may have gone meanwhile
         if hot:
             self._decide(sorted(hot))
-        if lately - self._last_save > SAVE_SECONDS:
-            self._save_learned()
-            self._last_save = lately
+        self._keep_numbers(hot if tick else None, lately)
 
     def _read_registry(self, functions: Collection[str] | None = None) -> None:
         registrations = self.roster.read(functions)
@@ -350,11 +376,13 @@ class Controller:
         self.backend.stop(container, grace=self.config.stop_grace if grace is None else grace)
 
     def _keep(self, function: str, view: View, decision: policy.Decision, load: policy.Load, now: float) -> None:
-        if not decision.start and not decision.stop and not decision.give_up and decision.desired == view.desired:
+        starts = decision.start and now >= view.back_off_until
+        if not starts and not decision.stop and not decision.give_up and decision.desired == view.desired:
             return
         view.desired = decision.desired
         if decision.start or decision.stop or decision.give_up:
-            logger.info("%s: %s", view.registration.shown, decision.reason)
+            shown = view.registration.shown
+            logger.info("%s: %s", shown, decision.reason, extra={"scaleplug_function": shown})
         kept = {
             "at": now,
             "rang": self._rang,
@@ -373,7 +401,7 @@ class Controller:
         granted = policy.share(wants, capacity)
         requests = [r for function, count in sorted(granted.items()) for r in self._requests(function, count)]
         if requests:
-            name, host = self.backend.name, self.host
+            name, host = self.backend.name, self.backend.host
             rows = [(r.container, r.function, r.slot, name, host, now, r.version) for r in requests]
             if not self.store.started(self.lease.token, rows):
                 return  # somebody else leads
@@ -464,6 +492,13 @@ class Controller:
                 and not (known.ready or known.draining or exit_.asked or exit_.bystander or returned or served)
             ):
                 self.starts.failed(view, exit_.reason, exit_.last_lines, known.version)
+
+    def _keep_numbers(self, hot: set[str] | None, lately: float) -> None:
+        if hot is not None:
+            self.history.note(self.lease.token, self.views, hot)
+        if lately - self._last_save > SAVE_SECONDS:
+            self._save_learned()
+            self._last_save = lately
 
     def _save_learned(self) -> None:
         for function, view in self.views.items():

@@ -27,7 +27,9 @@ holds for both.
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
 | container:C | hash | fn, slot, backend, version, requested, forked (or told what to be), spare (1 if it was one), ready, taken and ended (its first input), epoch, client, pid, host, state, slots (inputs it was told to run at once), serial (it takes several, and runs one after the other) | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID`` (several on lines of their own), ``slots N`` | callers, controller | the container | 60 s |
-| stats:FN | hash | finished, failed, retried, refused; timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
+| stats:FN | hash | finished, failed, retried, refused; starts (of containers); timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
+| times:FN | hash | histograms: wait (of inputs, in microseconds all together), wait1 and on (how many in each bucket), so run and start | scripts | metrics | with the function |
+| history:FN | list | what it had whenever that changed, newest left: time, pending, running, starting, idle, busy, draining, desired | controller | Flower | 900 are kept; 2 days |
 | trouble:FN | string | why the last container did not start, its version and when (JSON) | controller | deploy, apps, ps, why | one starts |
 | prepared | hash | FN -> version of the code that the backend is ready to start | controller | deploy | with the function |
 | learned:FN | hash | service_time, start_time (seconds) | controller | controller | never |
@@ -65,7 +67,7 @@ holds for both.
 | caller:P | string | the calling process lives | that process | scripts | caller_ttl unless renewed |
 | incarnation | string | a random name of this Redis while it keeps its data | callers, controller | callers, controller | never |
 | parked:P | list | FN and message of inputs whose caller seemed gone when they were taken, or a container was to be started for them | scripts | that process | 1 day |
-| logs | stream | what functions printed | controller | run, logs | about 10,000 lines are kept |
+| logs | stream | what functions printed | controller | run, logs, controller | about 10,000 lines are kept |
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Build the messages of many inputs at once, byte for byte what Celery's ``apply_async`` would have sent.
 
+(But for when they were sent, which the transport adds to Celery's own too.)
 One message is published through Celery for real, into a recording channel; the others are made from it by exchanging
 what differs. Where somebody listens to ``before_task_publish`` each message goes the long way, since a listener may
 change it.
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 from binascii import b2a_base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -22,8 +23,8 @@ from scaleplug.packing import join, pack_id
 from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, PlainProducer, Transport
 
-_ID, _BODY, _TAG, _INDEX, _KEEP, _PACK = (
-    "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102, 8_765_432_103,
+_ID, _BODY, _TAG, _INDEX, _KEEP, _PACK, _SENT = (
+    "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102, 8_765_432_103, 8_765_432_104,
 )  # fmt: skip
 EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -58,6 +59,8 @@ class MessageFactory:
 
     def __init__(self, task: Task, keyring: Keyring, caller: str, pool: str, version: str = "") -> None:
         self.task, self.keyring, self.caller, self.pool, self.version = task, keyring, caller, pool, version
+        self.clock: Callable[[], float] = float
+        """Returns Redis's time, 0 while it isn't known: when an input was sent, for the histogram of waits."""
         self._parts: dict[tuple[bool, bool, bool, str, str], list[str]] = {}
 
     def make(
@@ -73,7 +76,7 @@ class MessageFactory:
         made: list[str] = []
         check = getattr(self.task, "__header__", None) if self.task.typing else None
         listened_to = before_task_publish.receivers or after_task_publish.receivers
-        text, tag = "" if listened_to else self._filled(call, many, keep), str(uuid4())[:24]
+        text, tag, sent = "" if listened_to else self._filled(call, many, keep), str(uuid4())[:24], self.clock()
         for count, (index, args, kwargs) in enumerate(inputs):
             if check is not None:
                 check(*args, **kwargs)  # the TypeError of a plain call, here and not in a container
@@ -82,7 +85,7 @@ class MessageFactory:
             if listened_to:
                 made.append(self._long_way(call, index, input_id, body, many, keep))
             else:
-                values = {"id": input_id, "body": body, "tag": f"{tag}{count:012x}", "index": index}
+                values = {"id": input_id, "body": body, "tag": f"{tag}{count:012x}", "index": index, "sent": sent}
                 made.append(text % values)
         return made
 
@@ -105,15 +108,15 @@ class MessageFactory:
         """Return the message of one input of a map, as it is outside of a pack."""
         input_id = f"{call}:{index}"
         sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), part)
-        body, tag = b2a_base64(sealed, newline=False).decode(), str(uuid4())
-        return self._filled(call, True, 0) % {"id": input_id, "body": body, "tag": tag, "index": index}
+        values = {"body": b2a_base64(sealed, newline=False).decode(), "tag": str(uuid4()), "sent": self.clock()}
+        return self._filled(call, True, 0) % {"id": input_id, "index": index, **values}
 
     def make_pack(self, call: str, first: int, parts: Sequence[bytes]) -> str:
         """Return one message for inputs of a map that follow each other."""
         text, new = self._filled(call, True, 0, packed=True), pack_id(call, first, len(parts))
         sealed = self.keyring.seal(INPUT, input_context(self.task.name, new, self.pool), join(parts))
-        body, tag = b2a_base64(sealed, newline=False).decode(), str(uuid4())
-        return text % {"id": new, "body": body, "tag": tag, "index": first, "pack": len(parts)}
+        values = {"body": b2a_base64(sealed, newline=False).decode(), "tag": str(uuid4()), "sent": self.clock()}
+        return text % {"id": new, "index": first, "pack": len(parts), **values}
 
     def _body(self, position: int, input_id: str, value: tuple[Any, ...], drafts: Drafts | None) -> str:
         payload = pickle_call(self.task.name, *value) if drafts is None else drafts.pack(position, input_id, value)
@@ -149,7 +152,7 @@ class MessageFactory:
         call = "@scaleplug-call@"
         message = record(self.task, _ID, self._options(call, _INDEX, many, keep, packed))
         message["body"] = _BODY
-        message["properties"]["delivery_tag"] = _TAG
+        message["properties"].update(delivery_tag=_TAG, sent=_SENT)
         text = json.dumps(message).replace("%", "%%")
         marks = (
             (_ID, "%(id)s"),
@@ -157,6 +160,7 @@ class MessageFactory:
             (_TAG, "%(tag)s"),
             (str(_INDEX), "%(index)d"),
             (str(_PACK), "%(pack)d"),
+            (str(_SENT), "%(sent).3f"),
         )
         for mark, name in marks:
             text = text.replace(mark, name)
@@ -167,4 +171,5 @@ class MessageFactory:
     def _long_way(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
         message = record(self.task, input_id, self._options(call, index, many, keep))
         message["body"] = body
-        return json.dumps(message)
+        message["properties"]["sent"] = _SENT
+        return json.dumps(message).replace(str(_SENT), f"{self.clock():.3f}")

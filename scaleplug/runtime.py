@@ -28,12 +28,16 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from scaleplug.backends import Backend
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.controller import Controller
 from scaleplug.embedded import EmbeddedRedis
 from scaleplug.errors import ConfigurationError
 from scaleplug.here import forget_callers
 from scaleplug.keys import Keys
+from scaleplug.loglines import write_logs
+from scaleplug.metrics import Metrics
+from scaleplug.registry import Registration
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect
 from scaleplug.settings import Config, use_config
@@ -49,23 +53,28 @@ LOOK_SECONDS = 0.5
 
 
 def control(
-    config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None
-) -> None:
-    """Be a controller with the process backend until SIGTERM or SIGINT; a second signal hurries."""
+    config: Config, folder: Path, *, lifeline: int | None, grace: float, ready: Callable[[], object] = lambda: None,
+    metrics: tuple[str, int] | None = None,
+) -> None:  # fmt: skip
+    """Be a controller until SIGTERM or SIGINT; a second signal hurries.
+
+    ``metrics`` is the host and port on which it tells Prometheus of itself.
+    """
     client = connect(require_url(config.redis_url), name=f"scaleplug-controller-{os.getpid()}")
     for warning in check_server(client, config=config, embedded=lifeline is not None):
         logger.warning("%s", warning)
     keyring = Keyring(config.secret)
     store = Store(client, Keys(config.namespace))
-    backend = ProcessBackend(
+    backend = make_backend(
         config,
         folder,
+        store=store,
         find=lambda function, version: controller.roster.registration(function, version),  # noqa: PLW0108
-        on_exit=lambda function: _ring(store, function),
         on_lines=lambda lines: controller.log.add(lines),  # noqa: PLW0108  # the controller is made below
         lifeline=lifeline,
     )
     controller = Controller(store, backend, keyring, config, fail_fast=lifeline is not None)
+    end_metrics = None if metrics is None else _serve_metrics(controller, config, *metrics)
     stop, hurry = threading.Event(), threading.Event()
 
     def on_signal(*_: Any) -> None:
@@ -95,6 +104,40 @@ def control(
 
     controller.finish(waiting)
     backend.close()
+    if end_metrics is not None:
+        end_metrics()
+
+
+def _serve_metrics(controller: Controller, config: Config, host: str, port: int) -> Callable[[], None]:
+    # A connection of its own: what is asked there must not hold up the loop.
+    client = connect(require_url(config.redis_url), name=f"scaleplug-metrics-{os.getpid()}", retry=False)
+    metrics = Metrics(Store(client, Keys(config.namespace)), lambda: controller.leading)
+    controller.on_round = metrics.note_round
+    return metrics.serve(host, port)
+
+
+def make_backend(
+    config: Config,
+    folder: Path,
+    *,
+    store: Store,
+    find: Callable[[str, str], Registration],
+    on_lines: Callable[[list[tuple[str, str, str]]], object],
+    lifeline: int | None,
+) -> Backend:
+    """Return the backend that is configured; raises ConfigurationError."""
+
+    def on_exit(function: str) -> None:
+        _ring(store, function)
+
+    if config.backend == "docker":
+        from scaleplug.backends.docker import DockerBackend  # noqa: PLC0415  # its SDK is an extra
+
+        return DockerBackend(
+            config, find=find, find_record=store.container_record, on_exit=on_exit, on_lines=on_lines,
+            logged_until=store.logged_until, ephemeral=lifeline is not None,
+        )  # fmt: skip
+    return ProcessBackend(config, folder, find=find, on_exit=on_exit, on_lines=on_lines, lifeline=lifeline)
 
 
 def _ring_at(stop: threading.Event, store: Store) -> None:
@@ -292,9 +335,9 @@ def main() -> None:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != options["parent"]:
         return
-    logging.basicConfig(level=options["log_level"], format="scaleplug: %(message)s")
-    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     config = Config(**options["config"])
+    write_logs(config.log_format, level=options["log_level"], text="scaleplug: %(message)s")
+    threading.Thread(target=_watch_lifeline, args=(options["lifeline"],), daemon=True).start()
     try:
         control(config, Path(options["folder"]), lifeline=options["lifeline"], grace=config.run_grace)
     except ConfigurationError as exc:

@@ -8,9 +8,11 @@ import warnings
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from scaleplug.errors import InvalidError
+from scaleplug.errors import ConfigurationError, InvalidError
+from scaleplug.resources import NO_RESOURCES, Resources, as_resources
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DAY = 86_400.0
@@ -49,6 +51,13 @@ def check_factor(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidError(f"{name} must be a number between {low:g} and {high:g}, not {value!r}")
     return float(value)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+    return value
 
 
 def check_flag(name: str, value: object) -> bool:
@@ -98,6 +107,8 @@ def as_retries(value: object, *, stored: bool = False) -> Retries | None:
     return Retries(max_retries=check_count("retries", value, 0), backoff_coefficient=1.0)
 
 
+BACKENDS = ("process", "docker")
+PULLS = ("never", "missing", "always")
 POOLS = ("threads", "eventlet")
 """What sync functions with input concurrency may run in; async ones are tasks of one event loop."""
 
@@ -121,6 +132,7 @@ class FunctionSettings:
     single_use_containers: bool = False
     memory: int | None = None
     """MiB that a container may use."""
+    resources: Resources = NO_RESOURCES
 
     def __post_init__(self) -> None:
         check_count("min_containers", self.min_containers, 0)
@@ -144,6 +156,7 @@ class FunctionSettings:
                 f"target_inputs ({self.target_inputs}) must not be more than max_inputs ({self.max_inputs})"
             )
         object.__setattr__(self, "retries", as_retries(self.retries, stored=True))
+        object.__setattr__(self, "resources", as_resources(self.resources))
         if self.memory is not None:
             check_count("memory", self.memory, 1)
         check_flag("single_use_containers", self.single_use_containers)
@@ -228,6 +241,22 @@ def _whole(value: str) -> int:
 
 def _seconds(value: str) -> float:
     return float(value)
+
+
+IN_FILES = ("redis_url", "secret", "container_redis_url")
+"""What may be in a file, which the variable of the same name with ``_FILE`` behind it names."""
+
+
+def _in_file(environ: Mapping[str, str], variable: str) -> str:
+    name = environ.get(f"{variable}_FILE", "")
+    try:
+        return Path(name).read_text().strip() if name else ""
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise ConfigurationError(
+            f"{variable}_FILE names {name}, and that can't be read ({why}): put it there, readable for this user, "
+            f"or set {variable} itself"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,15 +359,56 @@ class Config:
     show_arguments: int = _knob(
         "SCALEPLUG_SHOW_ARGUMENTS", _whole, 1, "0 keeps arguments and results out of errors, logs, ps and Flower."
     )
+    log_format: str = _knob(
+        "SCALEPLUG_LOG_FORMAT", _text, "text", "json has controllers and containers log in JSON, text as it was set up."
+    )
     container_redis_url: str | None = _knob(
         "SCALEPLUG_CONTAINER_REDIS_URL",
         _text,
         None,
         "URL by which containers reach the Redis, where their user is another one than the controller's.",
     )
+    backend: str = _knob(
+        "SCALEPLUG_BACKEND", _text, "process", "What starts a controller's containers: process, or docker."
+    )
+    docker_hosts: str | None = _knob(
+        "SCALEPLUG_DOCKER_HOSTS",
+        _text,
+        None,
+        "Addresses of Docker engines, with commas between them; DOCKER_HOST's or this host's engine when unset.",
+    )
+    docker_image: str | None = _knob(
+        "SCALEPLUG_DOCKER_IMAGE", _text, None, "Image of the containers of functions that name none."
+    )
+    docker_network: str | None = _knob(
+        "SCALEPLUG_DOCKER_NETWORK", _text, None, "Network of the containers of functions that name none."
+    )
+    docker_volumes: str | None = _knob(
+        "SCALEPLUG_DOCKER_VOLUMES",
+        _text,
+        None,
+        "What every Docker container mounts: SOURCE:PATH or SOURCE:PATH:ro, with commas between them.",
+    )
+    docker_pull: str = _knob(
+        "SCALEPLUG_DOCKER_PULL",
+        _text,
+        "missing",
+        "When images are pulled: never, missing, or always for every version of a function.",
+    )
+    standby_containers: int = _knob(
+        "SCALEPLUG_STANDBY_CONTAINERS",
+        _whole,
+        0,
+        "Docker containers that wait with the imports done, for each image and app on each engine; they count as used.",
+    )
+    secrets_folder: str = _knob(
+        "SCALEPLUG_SECRETS_FOLDER", _text, "/run/secrets", "Where a controller finds the files that secrets= names."
+    )
 
     def __post_init__(self) -> None:
         check_name("SCALEPLUG_NAMESPACE", self.namespace)
+        if self.log_format not in ("text", "json"):
+            raise InvalidError(f"SCALEPLUG_LOG_FORMAT must be text or json, not {self.log_format!r}")
         for name, low in (
             ("max_pending", 1),
             ("max_total", 1),
@@ -349,11 +419,14 @@ class Config:
             ("allow_eviction", 0),
             ("show_arguments", 0),
             ("spares", 0),
+            ("standby_containers", 0),
             ("beat", 0),
         ):
             check_count(f"SCALEPLUG_{name.upper()}", getattr(self, name), low)
         if self.max_containers is not None:
             check_count("SCALEPLUG_MAX_CONTAINERS", self.max_containers, 1)
+        check_choice("SCALEPLUG_BACKEND", self.backend, BACKENDS)
+        check_choice("SCALEPLUG_DOCKER_PULL", self.docker_pull, PULLS)
         check_seconds("SCALEPLUG_RESULT_TTL", self.result_ttl, 1, 365 * DAY)
         check_seconds("SCALEPLUG_CALLER_TTL", self.caller_ttl, 5, DAY)
         check_seconds("SCALEPLUG_STOP_GRACE", self.stop_grace, 0, DAY)
@@ -371,7 +444,7 @@ class Config:
             if overrides.get(name) is not None:
                 values[name] = overrides[name]
                 continue
-            raw = environ.get(knob.variable, "")
+            raw = environ.get(knob.variable, "") or (_in_file(environ, knob.variable) if name in IN_FILES else "")
             if raw == "":
                 continue
             try:

@@ -95,9 +95,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             raw = json.dumps({**message, "headers": {**headers, "eta": None}})
             admission = store.delay(function, raw, due.timestamp(), most_pending=transport.most_pending, drafts=drafts)
         else:
-            admission = store.submit(
-                function, [json.dumps(message)], most_pending=transport.most_pending, drafts=drafts
-            )
+            raw = json.dumps({**message, "properties": {**message["properties"], "sent": round(store.now(), 3)}})
+            admission = store.submit(function, [raw], most_pending=transport.most_pending, drafts=drafts)
         if not admission.accepted:
             raise exhausted(function, admission, transport.most_pending, 0)
 

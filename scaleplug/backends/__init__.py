@@ -13,9 +13,11 @@ class Backend(ContainerBackend, Protocol):
     """What the controller needs beyond the port: to find what is there, and to get ready."""
 
     name: str
+    host: str
+    """Where its containers are: each has had it written down since before its start."""
 
-    def adopt(self) -> None:
-        """Find what an earlier controller has left."""
+    def adopt(self) -> bool:
+        """Find what an earlier controller has left; False while some can't be seen: to be asked again."""
 
     def prepared_at(self, registration: Registration) -> float:
         """Return the Unix time from which on containers of the function could be started."""
@@ -31,3 +33,9 @@ class Backend(ContainerBackend, Protocol):
 
     def tidy(self, registrations: Iterable[Registration]) -> None:
         """Let go of what none of these functions and no container needs any more."""
+
+    def end(self, grace: float) -> None:
+        """Drain every container; each has so many seconds to finish what it runs."""
+
+    def ended(self) -> bool:
+        """Return whether nothing is left, and all that had to be told was asked for."""

@@ -26,6 +26,7 @@ from typing import Any
 from scaleplug.abc import BackendContainer, ContainerExit, StartRequest
 from scaleplug.errors import ConfigurationError
 from scaleplug.registry import Registration
+from scaleplug.resources import Ignored
 from scaleplug.settings import Config
 
 logger = logging.getLogger("scaleplug")
@@ -82,6 +83,7 @@ class ProcessBackend:
         lifeline: int | None = None,
     ) -> None:
         self.config, self.folder, self.lifeline = config, folder, lifeline
+        self.host = socket.gethostname()
         self._find, self._on_exit, self._on_lines = find, on_exit, on_lines
         self._zygotes: dict[Path, _ZygoteLink] = {}
         self._exits: list[ContainerExit] = []
@@ -89,6 +91,7 @@ class ProcessBackend:
         self._looked = 0.0
         self._lock = threading.RLock()
         self._closed = self._ending = False
+        self._ignored = Ignored("on containers that are processes: set SCALEPLUG_BACKEND=docker")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _containers_config(self) -> dict[str, Any]:
@@ -97,7 +100,7 @@ class ProcessBackend:
 
     # -- zygotes ---------------------------------------------------------------------------------------------------
 
-    def adopt(self) -> None:
+    def adopt(self) -> bool:
         """Connect to the zygotes that a controller before this one has left."""
         for path in sorted(self.folder.glob("*.sock")):
             link = self._connect(path, None)
@@ -105,11 +108,13 @@ class ProcessBackend:
                 path.unlink(missing_ok=True)  # its zygote is gone
             elif not link.greeted.wait(HELLO_SECONDS):
                 logger.warning("a zygote does not answer: %s", path.name)
+        return True
 
     def warm(self, registrations: Iterable[Registration]) -> None:
         """Start the zygotes of functions ahead of their first container, and let them prepare it."""
         by_zygote: dict[Path, list[Registration]] = {}
         for registration in registrations:
+            self._ignored.tell(registration.shown, registration.settings.resources)
             by_zygote.setdefault(self._path(registration), []).append(registration)
         for known in by_zygote.values():
             link = self._zygote(known[0])

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from scaleplug.beat import serve
+from scaleplug.health import SignOfLife
 from scaleplug.serializer import Keyring
 from scaleplug.server import check_server, connect, mask_url
 from scaleplug.settings import Config, use_config
@@ -50,5 +51,5 @@ def command(redis_url: str | None, quiet: bool) -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     logger.info("beat %d on Redis at %s, namespace %s", os.getpid(), mask_url(config.redis_url), config.namespace)
-    serve(config, stop)
+    serve(config, stop, SignOfLife().renew)
     logger.info("ended")

@@ -25,6 +25,8 @@ COMMANDS = {
     "ps": "Show functions, their inputs and their containers.",
     "why": "Show the last decisions about a function's containers.",
     "logs": "Show what functions have printed.",
+    "flower": "Run Flower with the Autoscaler tab.",
+    "image": "Make images with your code, for containers in Docker and on Kubernetes.",
     "version": "Show the versions that matter.",
 }
 """Each is the ``command`` of the module of its name."""

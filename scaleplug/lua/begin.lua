@@ -60,4 +60,7 @@ count_packed(fn, 'running', extra)
 redis.call('ZADD', P .. 'running:' .. fn, now() + tonumber(ARGV[5]), id)
 redis.call('ZREM', P .. 'idle:' .. fn, container)
 ring_for_rest(fn)
-return state(redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1))
+local begun = state(redis.call('HINCRBY', P .. 'attempts:' .. fn, id, 1))
+local waited = begun[2] == 1 and begun[5] == 0 and wait_of(message)
+if waited then note_times(fn, 'wait', {[bucket_of(waited)] = 1 + extra}, waited * (1 + extra)) end
+return begun

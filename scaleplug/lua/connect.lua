@@ -25,7 +25,13 @@ if ARGV[5] ~= '' then redis.call('HSETNX', record, 'forked', string.format('%.6f
 if ARGV[6] == '1' then redis.call('HSETNX', record, 'spare', '1') end
 redis.call('PERSIST', record)
 redis.call('SADD', P .. 'containers:' .. fn, container)
-if redis.call('HSETNX', record, 'ready', tostring(now())) == 1 or redis.call('ZSCORE', P .. 'ready:' .. fn, container) == false then
+local first = redis.call('HSETNX', record, 'ready', tostring(now())) == 1
+local requested = first and tonumber(redis.call('HGET', record, 'requested') or nil)
+if requested then
+  local took = math.max(0, now() - requested)
+  note_times(fn, 'start', {[bucket_of(took)] = 1}, took)
+end
+if first or redis.call('ZSCORE', P .. 'ready:' .. fn, container) == false then
   redis.call('ZADD', P .. 'ready:' .. fn, now(), container)
 end
 now_idle(fn, container, epoch)

@@ -272,8 +272,51 @@ local function put_off(fn, due, message)
   end
 end
 
-local function count_time(fn, microseconds, inputs)
+-- The upper edges of the histograms' buckets, in seconds; store/watching.py has the same ones.
+local EDGES = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800}
+local function bucket_of(seconds)
+  for i = 1, #EDGES do
+    if seconds <= EDGES[i] then return i end
+  end
+  return #EDGES + 1
+end
+
+-- Note, for people, how long things took: how many in each bucket, and all together, which of 'run' is known anyway.
+local function note_times(fn, kind, counts, seconds)
+  local times = P .. 'times:' .. fn
+  for bucket, count in pairs(counts) do redis.call('HINCRBY', times, kind .. bucket, count) end
+  if seconds then redis.call('HINCRBY', times, kind, string.format('%.0f', seconds * 1000000)) end
+end
+
+-- How long an input has waited, by its caller's reckoning of this server's clock; nil where nobody says. Nobody has
+-- signed it.
+local function wait_of(message)
+  local sent = tonumber(string.match(message, '"sent": (%d+%.%d+)}}$', -32) or nil)
+  local waited = sent and now() - sent
+  return waited and waited > -5 and waited < 366 * 86400 and math.max(0, waited) or nil
+end
+
+-- What a function has now: inputs pending, delayed and running, then containers that start, idle, are busy, and leave.
+local function counts_of(fn)
+  local ready, idle = redis.call('ZCARD', P .. 'ready:' .. fn), redis.call('ZCARD', P .. 'idle:' .. fn)
+  local starting, draining = 0, 0
+  if redis.call('SCARD', P .. 'containers:' .. fn) > ready then
+    for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
+      local state = redis.call('HGET', P .. 'container:' .. container, 'state')
+      if state == 'starting' then starting = starting + 1 end
+      if state == 'released' then draining = draining + 1 end
+    end
+  end
+  return pending_of(fn), redis.call('ZCARD', P .. 'delayed:' .. fn), running_of(fn), starting, idle, ready - idle, draining
+end
+
+-- `bucketed`: the caller has noted the single times already.
+local function count_time(fn, microseconds, inputs, bucketed)
   if microseconds == '' then return end
+  if not bucketed then
+    local count = tonumber(inputs or 1)
+    if count > 0 then note_times(fn, 'run', {[bucket_of(tonumber(microseconds) / 1000000 / count)] = count}) end
+  end
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'timed', inputs or 1)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'microseconds', microseconds)
 end

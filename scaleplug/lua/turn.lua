@@ -9,7 +9,7 @@
 local container, epoch, fn, most = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[6])
 local claims, transit, queue = P .. 'claims:' .. container .. ':' .. epoch, P .. 'transit:' .. container .. ':' .. epoch, P .. 'queue:' .. fn
 local owned, at = {}, 8
-local ids, ended, failed, inner, timed, microseconds = {}, 0, 0, 0, 0, 0
+local ids, ended, failed, inner, timed, microseconds, buckets = {}, 0, 0, 0, 0, 0, {}
 
 for i = 1, tonumber(ARGV[7]) do
   local id, inputs = ARGV[at], tonumber(ARGV[at + 1])
@@ -20,7 +20,13 @@ for i = 1, tonumber(ARGV[7]) do
     ids[#ids + 1] = id
     ended, failed = ended + inputs, failed + tonumber(ARGV[at + 3])
     inner = inner + tonumber(string.match(id, ':%d+%+(%d+)$') or '1') - 1
-    if ARGV[at + 2] ~= '' then timed, microseconds = timed + inputs, microseconds + ARGV[at + 2] end
+    if ARGV[at + 2] ~= '' then
+      timed, microseconds = timed + inputs, microseconds + ARGV[at + 2]
+      if inputs > 0 then
+        local bucket = bucket_of(ARGV[at + 2] / 1000000 / inputs)
+        buckets[bucket] = (buckets[bucket] or 0) + inputs
+      end
+    end
     if ARGV[at + 8] ~= '' then
       deliver(ARGV[at + 4], ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 7]), ARGV[at + 8], nil, nil)
     end
@@ -37,7 +43,8 @@ if #ids > 0 then
   redis.call('UNLINK', unpack(ids))
   count_packed(fn, 'running', -inner)
   redis.call('HINCRBY', P .. 'stats:' .. fn, 'finished', ended)
-  if timed > 0 then count_time(fn, string.format('%.0f', microseconds), timed) end
+  if timed > 0 then count_time(fn, string.format('%.0f', microseconds), timed, true) end
+  note_times(fn, 'run', buckets)
   if failed > 0 then redis.call('HINCRBY', P .. 'stats:' .. fn, 'failed', failed) end
 end
 
@@ -68,6 +75,7 @@ end
 local crashes, retries = most > 0 and redis.call('EXISTS', P .. 'crashes:' .. fn) == 1, nil
 if most > 0 then retries = redis.call('EXISTS', P .. 'retries:' .. fn) == 1 end
 local held, deadlines, taken, bytes, claimed = {}, {}, 0, 0, {}
+local waits, waited = {}, 0
 local out_of_queue, now_running, from, deadline = 0, 0, transit, now() + tonumber(ARGV[4])
 local looked = 0 -- at those of cancelled calls too: there may be a million
 while taken < most and bytes < 4000000 and looked < 500 do
@@ -113,11 +121,17 @@ while taken < most and bytes < 4000000 and looked < 500 do
     deadlines[#deadlines + 1] = deadline
     deadlines[#deadlines + 1] = id
     taken, bytes, now_running = taken + 1 + extra, bytes + #message, now_running + extra
+    local wait = attempt == 1 and retried == 0 and wait_of(message)
+    if wait then
+      waits[bucket_of(wait)] = (waits[bucket_of(wait)] or 0) + 1 + extra
+      waited = waited + wait * (1 + extra)
+    end
     if suspect then break end
   end
 end
 count_packed(fn, 'pending', -out_of_queue)
 count_packed(fn, 'running', now_running)
+if next(waits) then note_times(fn, 'wait', waits, waited) end
 if #claimed > 0 then
   redis.call('HSET', claims, unpack(held))
   redis.call('ZADD', P .. 'running:' .. fn, unpack(deadlines))

@@ -23,29 +23,34 @@ from scaleplug.store.states import (
     Turned,
     Watched,
 )
+from scaleplug.store.watching import EDGES, SERIES, Overview, Times, Watching
 
 LEASE_SECONDS: Final = 4.0
 
 __all__ = [
+    "EDGES",
     "LEASE_SECONDS",
+    "SERIES",
     "Admission",
     "Census",
     "Claimed",
     "End",
     "Ended",
     "FunctionState",
+    "Overview",
     "Part",
     "Record",
     "Rest",
     "Split",
     "Store",
+    "Times",
     "Turned",
     "Watched",
     "require_url",
 ]
 
 
-class Store(Callers, Containers, Control, Registered):
+class Store(Callers, Containers, Control, Registered, Watching):
     """The shared state of one namespace; safe to use from several threads."""
 
 

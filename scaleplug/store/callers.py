@@ -48,6 +48,7 @@ class Callers(Scripts):
         ``weights`` tells how many inputs each message holds, where some are packs;
         ``drafts`` names the large arguments of the first messages, with '' for those that have none.
         """
+        self.learn_clock()  # the next inputs tell when they were sent
         spawned = record or Record("", 0)
         count = f"{len(messages)}:{','.join(map(str, weights))}" if weights else str(len(messages))
         args = (function, most_pending, most_total, int(partial), *spawned.arguments(), count)

@@ -210,6 +210,11 @@ class Control(Scripts):
             pipe.hgetall(self.keys.of("container", name))
         return {n: {as_text(k): as_text(v) for k, v in r.items()} for n, r in zip(names, pipe.execute(), strict=True)}
 
+    def container_record(self, container: str) -> dict[str, str]:
+        """Return the record of a container, empty if there is none."""
+        found = self.client.hgetall(self.keys.of("container", container))
+        return {as_text(k): as_text(v) for k, v in found.items()}
+
     def adopt(self, function: str, container: str, record: Mapping[str, str]) -> None:
         """Write a living container down again in a Redis that has lost its data."""
         key = self.keys.of("container", container)
@@ -248,6 +253,11 @@ class Control(Scripts):
             return []
         rows = found[0][1] if isinstance(found, list) else next(iter(found.values()))[0]
         return [(as_text(entry), {as_text(k): as_text(v) for k, v in values.items()}) for entry, values in rows]
+
+    def logged_until(self) -> float:
+        """Return when the last line was kept, by Redis's clock; now, if there is none."""
+        found = self.client.xrevrange(self.keys.logs, count=1)
+        return int(as_text(found[0][0]).partition("-")[0]) / 1000 if found else self.now()
 
     def quiet(self) -> bool:
         """Return whether no registered function has an input or a container: cheap, however many there are."""

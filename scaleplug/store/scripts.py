@@ -65,6 +65,15 @@ class Scripts:
         assert self._ahead is not None
         return time.monotonic() + self._ahead
 
+    def known_now(self) -> float:
+        """Return Redis's time without asking it; 0 while it isn't known."""
+        return 0.0 if self._ahead is None else time.monotonic() + self._ahead
+
+    def learn_clock(self) -> None:
+        """Ask Redis for its time unless it is known."""
+        if self._ahead is None:
+            self.now()
+
     def by_own_clock(self, moment: str) -> str:
         """Return a moment of Redis's clock (ISO 8601) by this machine's, for what compares it with that."""
         try:

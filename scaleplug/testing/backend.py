@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class FakeBackend:
     """
 
     name = "fake"
+    host = socket.gethostname()
 
     def __init__(
         self,
@@ -128,8 +130,9 @@ class FakeBackend:
 
     # -- what the controller needs beyond it -----------------------------------------------------------------------
 
-    def adopt(self) -> None:
+    def adopt(self) -> bool:
         """Find what is there already: it is all in this object."""
+        return self.known
 
     def prepared_at(self, registration: Registration) -> float:  # noqa: ARG002  # there is nothing to prepare
         """Return the Unix time from which on containers of the function could be started."""
@@ -150,6 +153,15 @@ class FakeBackend:
     def tidy(self, registrations: Iterable[Registration]) -> None:
         """Forget what is not among the functions any more."""
         self.warmed &= {registration.function for registration in registrations}
+
+    def end(self, grace: float) -> None:
+        """Drain every container."""
+        for container in list(self._containers):
+            self.stop(container, grace=grace)
+
+    def ended(self) -> bool:
+        """Return whether no container is left."""
+        return not self._containers
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from scaleplug.errors import (
 from scaleplug.function import Function, run_coroutine
 from scaleplug.here import known_functions, known_methods, use_twin
 from scaleplug.loops import done_now
+from scaleplug.resources import Ignored
 from scaleplug.serializer import Keyring, open_outcome, pickle, seal_failure, seal_value
 from scaleplug.settings import FunctionSettings, check_count, check_seconds, override, process_config
 from scaleplug.store import Admission
@@ -107,6 +108,7 @@ class LocalRun:
         """Inputs that were interrupted, by the time at which those that still run are interrupted again."""
         self._ended = False
         self.met: dict[str, Any] = {}
+        self._ignored = Ignored("in a test twin, which starts nothing")
         self._known: dict[Any, AnyFunction] = {}
         self._objects = Objects(self._load_class)
 
@@ -223,6 +225,7 @@ class LocalRun:
         """See :class:`scaleplug.abc.Caller`."""
         assert isinstance(function, Function)
         function = self._here(function)
+        self._ignored.tell(function.full_name, function.pool_settings.resources)
         self._load_code(function)
         made = [make(function, call, kind, *given) for given in inputs]
         config, name, spawned = process_config(), function.full_name, kind in ("spawn", "spawn_map")

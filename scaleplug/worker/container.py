@@ -30,6 +30,7 @@ from scaleplug.abc import EXIT_OUTDATED, StartRequest
 from scaleplug.cls import Cls, ObjectPool
 from scaleplug.errors import Error, InputRefusedError, SerializationError
 from scaleplug.function import Function
+from scaleplug.loglines import carry, write_json
 from scaleplug.pools import unpack
 from scaleplug.registry import Registration
 from scaleplug.serializer import NAME, SHORT, Keyring, shows_arguments, use_large_arguments
@@ -184,6 +185,9 @@ class Container:
     def run(self, request: StartRequest, deadline: Deadline) -> int:
         """Consume until told to leave; return the exit status."""
         settings, intake = self.registration.settings, self._make_intake(request)
+        carry(self.registration.shown, request.container)
+        if self.config.log_format == "json":
+            write_json()
         if settings.single_use_containers:
             intake.on_idle = self._on_stop
         self._leaving = Leaving(deadline, self.config.stop_grace, self._give_up)

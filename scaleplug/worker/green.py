@@ -14,16 +14,20 @@ pool="eventlet" needs eventlet where the containers run: pip install 'scaleplug[
 """
 
 
+def patch() -> str | None:
+    """Patch the standard library; return why that can't be."""
+    try:
+        import eventlet  # noqa: PLC0415  # an extra, of this kind of container only
+    except ImportError:
+        return traceback.format_exc() + MISSING
+    eventlet.hubs.use_hub("poll")  # a fork would share an epoll's file descriptor
+    eventlet.monkey_patch(os=False)  # the zygote's own pipes must not block
+    return None
+
+
 def main() -> None:
     """Patch, then be a zygote; without eventlet it only tells every container that is to start."""
-    problem = None
-    try:
-        import eventlet  # noqa: PLC0415  # an extra, of this kind of zygote only
-    except ImportError:
-        problem = traceback.format_exc() + MISSING
-    else:
-        eventlet.hubs.use_hub("poll")  # a fork would share an epoll's file descriptor
-        eventlet.monkey_patch(os=False)  # the zygote's own pipes must not block
+    problem = patch()
     importlib.import_module("scaleplug.worker.zygote").main(problem)
 
 

@@ -103,7 +103,7 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         function = runner.bodies.get(request["task"])
         if claim is None or not claim.reply or function is None or not function.is_async or function.is_generator:
             return super().on_apply(target, args, kwargs, callback, accept_callback, **options)
-        payload = (body, content_type, encoding)
+        payload = (body, content_type, encoding, request)
         with self._changed:
             self._under_way += 1
         assert runner.loop is not None
@@ -123,14 +123,14 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         error: BaseException | None = None
         try:
             self.runner.check_verdict(claim, claim.task)  # unpickling it may be what took its containers down
-            content, content_type, encoding = payload
+            content, content_type, encoding, _ = payload
             args, kwargs, _ = loads(content, content_type, encoding, accept={content_type})
-            self._tell(signals.task_prerun, claim, args=args, kwargs=kwargs)
+            self._tell(signals.task_prerun, claim, payload[3], args=args, kwargs=kwargs)
             value = await self.runner.run_async(claim, body, args, kwargs)
         except BaseException as exc:  # noqa: BLE001  # whatever it is, it goes to the caller
             error = exc
         state = states.SUCCESS if error is None else states.FAILURE
-        self._tell(signals.task_postrun, claim, args=(), kwargs={}, retval=value, state=state)
+        self._tell(signals.task_postrun, claim, payload[3], args=(), kwargs={}, retval=value, state=state)
         self._ended.put(_End(claim, value, error, callback, time.monotonic() - begun))
 
     # -- handing back ----------------------------------------------------------------------------------------------
@@ -173,11 +173,18 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
                 logger.exception("Celery could not be told how input %s ended", end.claim.id)
                 self.runner.intake.finish(end.claim.tag)
 
-    def _tell(self, signal: Any, claim: Claim, **values: Any) -> None:
-        """Send one of the signals that Celery sends around each task, if anybody hears it."""
+    def _tell(self, signal: Any, claim: Claim, request: Any, **values: Any) -> None:
+        """Send one of the signals that Celery sends around each task, if anybody hears it.
+
+        Who hears it finds ``task.request``, as with any task, and not longer: the next task of the loop has another.
+        """
         if signal.receivers:
             task = self.app.tasks[claim.task]
-            signal.send(sender=task, task_id=claim.id, task=task, **values)
+            task.push_request(request, args=values["args"], kwargs=values["kwargs"], called_directly=False)
+            try:
+                signal.send(sender=task, task_id=claim.id, task=task, **values)
+            finally:
+                task.pop_request()
 
     def on_stop(self) -> None:
         """Wait for what is under way; the container's grace limits that from outside."""

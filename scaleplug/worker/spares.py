@@ -222,9 +222,12 @@ class Boot:
         self.pool.reset()  # they would open again under the spare's name
         self._others, self.link = [], None
 
-    def wait(self, line: int) -> dict[str, Any] | None:
-        """Wait for the order, ``None`` when there will be none: the zygote is gone, or has no use for a spare."""
-        data, low, high = b"", *REJOIN_SECONDS
+    def wait(self, line: int, *, heard: bytes = b"", answer: bool = True) -> dict[str, Any] | None:
+        """Wait for the order, ``None`` when there will be none: the zygote is gone, or has no use for a spare.
+
+        ``heard`` is what has been read of the line already.
+        """
+        data, low, high = heard, *REJOIN_SECONDS
         pause = low
         while not data.endswith(b"\n"):
             sockets = [] if self.link is None else [c._sock for c in (*self._others, self.link)]  # noqa: SLF001
@@ -241,7 +244,8 @@ class Boot:
                 pause = low
             else:
                 pause = min(high, pause * 2)
-        os.write(line, b".")
+        if answer:
+            os.write(line, b".")
         os.close(line)
         return dict(json.loads(data))
 

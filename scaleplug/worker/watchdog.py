@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
+from scaleplug.health import SignOfLife
 from scaleplug.silence import distrust
 from scaleplug.worker.intake import EXIT_NO_REDIS, Intake
 
@@ -27,6 +28,7 @@ class Watchdog:
         self._intake, self._end = intake, end
         self._looked = time.monotonic()
         self._taken, self._found = -1, 0
+        self.sign = SignOfLife()
 
     def look(self) -> None:
         """Look, unless the last time was only just; raises Redis's errors."""
@@ -38,6 +40,8 @@ class Watchdog:
         stands = intake.hungry and intake.taken == self._taken and intake.store.client.llen(intake.queue) > 0
         self._taken = intake.taken
         self._found = self._found + 1 if stands and intake.hungry else 0
+        if self._found < LOOKS:
+            self.sign.renew()
         if self._found == LOOKS:
             logger.error("this container takes nothing though inputs wait: it connects again")
             distrust(intake.store.client)

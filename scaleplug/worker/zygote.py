@@ -29,21 +29,19 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
-import cloudpickle
-
 from scaleplug.abc import StartRequest
-from scaleplug.app import App
 from scaleplug.context import mark_container
-from scaleplug.here import find_app, importing, serve
+from scaleplug.here import importing, serve
 from scaleplug.keys import Keys
 from scaleplug.registry import Registration, Source
-from scaleplug.serializer import CODE, Keyring, use_keyring
+from scaleplug.serializer import Keyring, use_keyring
 from scaleplug.server import connect
 from scaleplug.settings import Config, use_config
 from scaleplug.store import Store, require_url
 from scaleplug.worker.child import Child, exit_reason
 from scaleplug.worker.container import Container, leave_process
 from scaleplug.worker.leaving import Deadline
+from scaleplug.worker.loading import imported, unpickled
 from scaleplug.worker.parent import adopt_orphans, die_with_parent
 from scaleplug.worker.rehearsal import Rehearsal, prepare_rehearsal
 from scaleplug.worker.spares import Boot, Spare, Spares, pair, registration_of
@@ -304,14 +302,7 @@ class Zygote:
         registration = self.registrations[function]
         if registration.serialized or function in self.prepared:
             return  # pickled code is fetched, verified and unpickled in the container
-        app = find_app(registration.app)
-        served = None if app is None else app.named(registration.name)
-        if served is None:
-            kind = "class" if registration.is_class else "function"
-            raise RuntimeError(
-                f"{self.source.where} defines no {kind} {registration.name!r} in an app {registration.app!r}"
-            )
-        self.prepared[function] = Container(served, registration, self.config, self.store)
+        self.prepared[function] = imported(registration, self.source, self.config, self.store)
         gc.freeze()
 
     def become_container(self, request: StartRequest, deadline: Deadline, reader: int, writer: int) -> None:
@@ -387,14 +378,7 @@ class Zygote:
 
     def unpickle(self, request: StartRequest) -> Container:
         """Return the container of a function that travels pickled."""
-        registration = self.registrations[request.function]
-        app = find_app(registration.app) or App(registration.app)
-        base = f"{app.name}.{registration.name}"
-        sealed = app.store.code(base, registration.version)
-        if sealed is None:
-            raise RuntimeError(f"the code of {base} (version {registration.version}) is not in the registry")
-        raw = cloudpickle.loads(Keyring(self.config.secret).unseal(CODE, f"{base}@{registration.version}", sealed))
-        return Container(app.adopt(registration, raw), registration, self.config, self.store)
+        return unpickled(self.registrations[request.function], self.config, self.store)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ def wait_for(file: Path) -> None:
 
 def in_container() -> bool:
     """Tell whether this runs in a container, and not in the process of the tests."""
-    return "scaleplug.worker.zygote" in " ".join(sys.orig_argv)
+    return "scaleplug.worker." in " ".join(sys.orig_argv)
 
 
 # -- values --------------------------------------------------------------------------------------------------------

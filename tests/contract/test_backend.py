@@ -8,11 +8,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 
 from scaleplug.abc import BackendContainer, ContainerBackend, ContainerExit, StartRequest
+from scaleplug.backends import Backend
 from scaleplug.backends.process import ProcessBackend
 from scaleplug.client import RedisCaller
 from scaleplug.controller import Controller
@@ -24,6 +25,8 @@ from scaleplug.settings import Config, FunctionSettings, use_config
 from scaleplug.store import Store
 from scaleplug.testing import FakeBackend
 from tests.contract import functions
+from tests.dockers import docker_config
+from tests.engine import Engine
 from tests.helpers import wait_until
 
 HOLD, SQUARE, BROKEN = "contract.hold", "contract.square", "broken.f"
@@ -84,7 +87,7 @@ class ProcessStage:
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.left: list[str] = []
-        self.config = Config(redis_url=redis_url, secret="x" * 32, max_containers=LIMIT, freeze_timeout=0.2)
+        self.config = self.configure(redis_url)
         self.folder = folder
         use_config(self.config)
         self.caller = RedisCaller(self.config)
@@ -100,7 +103,11 @@ class ProcessStage:
         self.caller.store.put_functions(sealed)
         self.backend = self.connect()
 
-    def connect(self) -> ProcessBackend:
+    def configure(self, redis_url: str) -> Config:
+        """Return the configuration of the backend and its containers."""
+        return Config(redis_url=redis_url, secret="x" * 32, max_containers=LIMIT, freeze_timeout=0.2)
+
+    def connect(self) -> Backend:
         """Return a backend on the same folder."""
         return ProcessBackend(
             self.config,
@@ -135,21 +142,79 @@ class ProcessStage:
         pids = wait_until(lambda: [c.pid for c in self.backend.containers() or () if c.container == name and c.pid])
         return int(pids[0] or 0)
 
+    def _ended(self) -> bool:
+        self.backend.exits()  # what has been told can go
+        return self.backend.ended()
+
     def close(self) -> None:
         """End everything."""
         self.backend.end(0.0)
-        wait_until(self.backend.ended, message="the zygotes have ended")
+        wait_until(self._ended, message="the containers and zygotes have ended")
         self.backend.close()
         use_config(None)
 
 
-@pytest.fixture(params=["fake", "process"])
+class DockerStage(ProcessStage):
+    """The real thing, on a Docker engine."""
+
+    def __init__(self, redis_url: str, folder: Path, engine: Engine, image: str) -> None:
+        self.engine, self.image = engine, image
+        self.client = engine.client()
+        super().__init__(redis_url, folder)
+        assert self.backend.adopt()
+
+    def configure(self, redis_url: str) -> Config:
+        """See ProcessStage."""
+        return docker_config(
+            self.engine, self.image, redis_url=redis_url, max_containers=LIMIT, freeze_timeout=0.2, stop_grace=5.0
+        )
+
+    def connect(self) -> Backend:
+        """See ProcessStage."""
+        from scaleplug.backends.docker import DockerBackend
+
+        return DockerBackend(
+            self.config,
+            find=lambda function, _version: self.registrations[function],
+            find_record=self.caller.store.container_record,
+            on_exit=self.left.append,
+            on_lines=lambda _lines: None,
+        )
+
+    def found(self, container: BackendContainer) -> Any:
+        """Return a container as the engine has it."""
+        return self.client.containers.get(f"scaleplug-{container.container}")
+
+    def die(self, container: BackendContainer) -> None:
+        """See Stage."""
+        self.found(container).kill()
+
+    def freeze(self, container: BackendContainer) -> Callable[[], object]:
+        """See Stage."""
+        found = self.found(container)
+        found.pause()
+        return cast("Callable[[], object]", found.unpause)
+
+    def close(self) -> None:
+        """End everything."""
+        super().close()
+        label = f"scaleplug.namespace={self.config.namespace}"
+        assert self.client.api.containers(all=True, filters={"label": label}) == []
+        self.client.close()
+
+
+@pytest.fixture(params=["fake", "process", pytest.param("docker", marks=pytest.mark.docker)])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     """Give both backends: the test runs once on each."""
     if request.param == "fake":
         yield FakeStage()
     else:
-        stage = ProcessStage(request.getfixturevalue("redis_url"), request.getfixturevalue("tmp_path"))
+        surroundings = request.getfixturevalue("redis_url"), request.getfixturevalue("tmp_path")
+        if request.param == "docker":
+            images = request.getfixturevalue("engine"), request.getfixturevalue("tests_image")
+            stage: ProcessStage = DockerStage(*surroundings, *images)
+        else:
+            stage = ProcessStage(*surroundings)
         with contextlib.closing(stage):
             yield stage
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +14,7 @@ from celery import chain, chord, group
 
 from scaleplug.messages import EMBED, MessageFactory, record
 from scaleplug.serializer import CONTENT_TYPE
+from scaleplug.store import Admission, Store
 from tests.helpers import wait_until
 from tests.integration import jobs
 from tests.integration.conftest import Surroundings
@@ -54,6 +57,21 @@ def test_an_eta_in_the_past_runs_at_once(surroundings: Surroundings) -> None:
     assert jobs.square.apply_async((8,), eta=datetime.now(UTC) - timedelta(hours=1)).get(timeout=10) == 64
 
 
+def test_a_message_says_when_it_was_sent(surroundings: Surroundings) -> None:
+    store, kept = surroundings.store, list[str]()
+    before = store.now()
+
+    def keep(_self: Store, _function: str, messages: Sequence[str], **_: Any) -> Admission:
+        kept.extend(messages)
+        return Admission(1, 0, 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "submit", keep)
+        jobs.single_pid.delay()
+    (sent,) = re.findall(r'"sent": (\d+\.\d+)}}$', kept[0])
+    assert before - 1 <= float(sent) <= store.now() + 1
+
+
 def test_revoked_by_expiry_does_not_run(surroundings: Surroundings) -> None:
     result = jobs.square.apply_async((9,), countdown=1.0, expires=0.2)
     wait_until(lambda: result.state == "REVOKED", 10, "it is revoked")
@@ -62,6 +80,7 @@ def test_revoked_by_expiry_does_not_run(surroundings: Surroundings) -> None:
 def test_messages_made_in_bulk_are_what_celery_sends(surroundings: Surroundings) -> None:
     caller, name = surroundings.caller, jobs.square.full_name
     factory = MessageFactory(jobs.square.task, caller.keyring, caller.inbox.name, name)
+    factory.clock = lambda: 1_700_000_000.125
     for many, keep in ((True, 0), (False, 0), (False, 60)):
         text = factory.make("fc-call", [(3, (4,), {})], many=many, keep=keep)[0]
         ours: dict[str, Any] = json.loads(text)
@@ -69,6 +88,7 @@ def test_messages_made_in_bulk_are_what_celery_sends(surroundings: Surroundings)
         theirs = record(jobs.square.task, input_id, factory._options("fc-call", 3, many, keep), (4,), {})
         assert ours["body"] == theirs["body"]  # the same pickle under the same signature
         theirs["properties"]["delivery_tag"] = ours["properties"]["delivery_tag"]
+        theirs["properties"]["sent"] = 1_700_000_000.125  # the transport writes it there, last of all
         assert text == json.dumps(theirs)
         assert ours["content-type"] == CONTENT_TYPE
     assert EMBED == {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

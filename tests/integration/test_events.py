@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -81,3 +82,5 @@ def test_short_inputs_are_told(
     else:  # a pack is told as one, unless a slow machine has it taken apart
         wait_until(lambda: any("+" in input_id for input_id in told().get("task-succeeded", ())))
         assert all(len(ids) < 60 for ids in told().values())
+    workers = {event["hostname"] for event in list(events) if "uuid" in event}
+    assert all(re.fullmatch(r"watched\.shown-\d+@.+", name) for name in workers), "they are known by their places"

@@ -15,7 +15,7 @@ import scaleplug
 from scaleplug import errors, policy, starts
 from scaleplug.abc import StartRequest
 from scaleplug.backends import process
-from scaleplug.settings import Config, FunctionSettings
+from scaleplug.settings import IN_FILES, Config, FunctionSettings
 from scaleplug.store import LEASE_SECONDS
 from scaleplug.worker import intake
 from tests.pages import PAGES, ROOT, Block, blocks
@@ -90,7 +90,8 @@ def test_names_of_the_package_exist():
 
 def test_variables_exist():
     named = {name for page in EVERY for name in re.findall(r"\bSCALEPLUG_\w+", page.read_text())}
-    assert named <= {knob.variable for knob in Config.knobs().values()} | {"SCALEPLUG_REDIS_BIN"}
+    files = {f"{knob.variable}_FILE" for name, knob in Config.knobs().items() if name in IN_FILES}
+    assert named <= {knob.variable for knob in Config.knobs().values()} | {"SCALEPLUG_REDIS_BIN"} | files
 
 
 def test_the_table_of_settings_is_complete():

@@ -319,7 +319,7 @@ def test_arguments_without_a_name_are_told(app: App) -> None:
         app.function(5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("option", ["cpu", "max_container"])
+@pytest.mark.parametrize("option", ["region", "max_container"])
 def test_an_unknown_argument_is_told_by_name(app: App, option: str) -> None:
     with pytest.raises(TypeError, match=f"'{option}'"):
         app.function(**{option: 1})

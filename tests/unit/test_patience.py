@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from scaleplug.errors import ResourceExhausted, ServerError
+from scaleplug.health import SignOfLife
 from scaleplug.patience import FullError, Patience
 from scaleplug.server import alone, connect
 from scaleplug.silence import distrust, silent_since
@@ -106,6 +108,8 @@ def test_connections_are_distrusted_together() -> None:
 class FakeIntake:
     """An intake that a test moves."""
 
+    dog: Watchdog
+
     def __init__(self) -> None:
         self.hungry, self.taken, self.queue, self.pending, self.woken = True, 0, "queue", 1, 0
         self.store = self
@@ -122,7 +126,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give an intake, the exit codes so far, and a function that looks so many times."""
     intake, ended, clock = FakeIntake(), list[int](), [1_000.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    dog = Watchdog(intake, ended.append)  # type: ignore[arg-type]  # a fake
+    dog = intake.dog = Watchdog(intake, ended.append)  # type: ignore[arg-type]  # a fake
 
     def often(times: int) -> None:
         for _ in range(times):
@@ -155,3 +159,18 @@ def test_one_that_takes_has_nothing_or_is_busy_is_left_alone(look: Any) -> None:
     often(20)
     assert not ended
     assert not intake.woken
+
+
+def test_a_sign_of_life_is_given_while_there_is_progress_and_where_an_image_wants_it(look: Any, tmp_path: Path) -> None:
+    intake, _, often = look
+    SignOfLife(tmp_path / "nothing here" / "alive").renew()
+    assert not list(tmp_path.iterdir())
+    intake.dog.sign = SignOfLife(tmp_path / "alive")
+    often(LOOKS)
+    assert (tmp_path / "alive").exists()
+    (tmp_path / "alive").unlink()
+    often(LOOKS)  # inputs wait, and it takes none
+    assert not (tmp_path / "alive").exists()
+    intake.taken += 1
+    often(2)  # it is not told more often than it is looked at
+    assert (tmp_path / "alive").exists()
