@@ -14,11 +14,21 @@ local function state(attempt)
     tonumber(redis.call('HGET', P .. 'retries:' .. fn, id) or '0'),
   }
 end
+-- True for a message that certainly has another id: one of letters, digits and the like is in it as it is.
+local function another(message)
+  return string.find(id, '^[%w:+_.-]+$') and not string.find(message, '"id": "' .. id .. '"', 1, true) and
+    not string.find(message, '"id":"' .. id .. '"', 1, true)
+end
 local message = redis.call('LINDEX', transit, 0)
-if not message then
-  -- The reply to an earlier try may have been lost on its way: what it claimed is still ours.
-  if redis.call('HEXISTS', P .. 'claims:' .. container .. ':' .. epoch, id) == 0 then return {'none'} end
+local ours = redis.call('HGET', P .. 'claims:' .. container .. ':' .. epoch, id)
+if ours and ours == message then -- its caller has sent it twice: it runs once
+  redis.call('LPOP', transit)
+  return {'none'}
+elseif ours then
+  -- The answer to an earlier try was lost on its way: what that claimed is still ours, and what is in transit is another's.
   return state(tonumber(redis.call('HGET', P .. 'attempts:' .. fn, id) or '1'))
+elseif not message or another(message) then -- an earlier try has dealt with it
+  return {'none'}
 end
 if epoch_of(container) ~= tonumber(epoch) then
   while true do -- several may have been taken at once
