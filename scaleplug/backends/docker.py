@@ -28,6 +28,7 @@ from scaleplug.backends.engine import (
     Seen,
     UnreachableError,
 )
+from scaleplug.backends.finding import Finding
 from scaleplug.backends.images import Images
 from scaleplug.backends.output import Output
 from scaleplug.backends.standby import Standby, Standbys
@@ -83,6 +84,7 @@ class DockerBackend:
         self._unremoved: set[tuple[Engine, str]] = set()
         self._starts, self._orders = Crew("docker-start", HANDS), Crew("docker-order", HANDS)
         self._timers = Timers("docker-timers")
+        self._finding = Finding(self.engines)
         self._ends = Ends(self._orders, on_exit)
         self._images = Images(config)
         self._standbys = Standbys(
@@ -93,32 +95,26 @@ class DockerBackend:
 
     # -- what the controller needs beyond the port -----------------------------------------------------------------
 
-    def adopt(self) -> bool:
-        """Find what an earlier controller has left; False while an engine can't say."""
-        complete = True
+    def adopt(self, *, rest: bool = False) -> bool:
+        """Find what an earlier controller has left; False while an engine can't say: the ``rest`` is asked for again."""
+        if not rest:
+            self._finding.begin()
+        for engine, seen in self._finding.take():
+            self._adopt(engine, seen)
         for engine in self.engines:
-            if not engine.open():
-                complete = False
-                engine.watch()
-                continue
-            try:
-                seen = engine.list()
-            except EngineError as exc:
-                engine.lost(exc)
-                complete = False
-            else:
-                self._adopt(engine, seen)
             engine.watch()
         if not self._resyncing:
             self._resyncing = True
             self._timers.after(RESYNC_SECONDS, self._resync_soon)
-        return complete
+        return self._finding.complete
 
     def _adopt(self, engine: Engine, seen: Sequence[Seen]) -> None:
         for each in seen:
-            if self._ends.knows(each.id) or self._standbys.holds(each.id):
+            if self._ends.knows(each.id) or self._standbys.holds(each.id, each.name):
                 continue
             request = self._recognize(each)
+            if request is not None and request.container in self._ends.held:
+                continue  # it is just being made, and its id not known yet
             if request is None or each.state == "created":
                 self._orders.do(self._remove, engine, each.id)  # a stand-by, or one that was never started
                 continue
@@ -252,6 +248,9 @@ class DockerBackend:
             self._ends.tell(held, 1, str(exc), ())
         except Error as exc:
             self._ends.tell(held, 1, str(exc), ())
+        except Exception as exc:  # what nobody has thought of must not keep its place for ever
+            logger.exception("the container %s can't be made", request.container)
+            self._ends.tell(held, 1, f"it can't be made: {type(exc).__name__}: {exc}", ())
         else:
             held.output = output
             if held.killed:
@@ -405,8 +404,12 @@ class DockerBackend:
     # -- what engines tell -----------------------------------------------------------------------------------------
 
     def _on_event(self, action: str, identity: str, attributes: Mapping[str, str]) -> None:
-        if not self._ends.on_event(action, identity, attributes) and action in ("die", "destroy"):
+        if self._ends.on_event(action, identity, attributes):
+            return
+        if action in ("die", "destroy"):
             self._standbys.on_end(identity, int(attributes.get("exitCode", "1")))
+        elif action == "pause":
+            self._standbys.on_pause({identity})
 
     def _on_back(self, engine: Engine) -> None:
         """Find what has happened while an engine did not answer."""
@@ -431,6 +434,7 @@ class DockerBackend:
             self._unremoved.discard(left)
             self._orders.do(self._remove, *left)
         self._standbys.reconcile(engine, {i for i, each in seen.items() if each.state in ALIVE})
+        self._standbys.on_pause({i for i, each in seen.items() if each.state == "paused"})
         for each in seen.values():
             if each.name in self._doubtful and not self._ends.knows(each.id):
                 self._doubtful.discard(each.name)

@@ -21,7 +21,14 @@ from scaleplug.errors import ConfigurationError, Error
 try:
     import docker
     import requests
-    from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+    from docker.errors import (
+        APIError,
+        DockerException,
+        ImageNotFound,
+        InvalidArgument,
+        InvalidVersion,
+        NotFound,
+    )
     from docker.utils import parse_repository_tag
     from urllib3.exceptions import HTTPError
 except ImportError as missing:
@@ -138,6 +145,8 @@ def _told(what: str, where: str) -> Iterator[None]:
         raise NoImageError(str(exc.explanation or exc)) from exc
     except APIError as exc:
         raise EngineError(f"the Docker engine {where} refused to {what}: {exc.explanation or exc}") from exc
+    except (InvalidArgument, InvalidVersion) as exc:
+        raise EngineError(f"the Docker engine {where} can't be asked to {what}: {exc}") from exc
     except (requests.RequestException, HTTPError, DockerException, OSError) as exc:
         raise UnreachableError(f"the Docker engine {where} can't be reached to {what}: {exc}") from exc
 
@@ -184,6 +193,8 @@ class Engine:
         if self.reachable or self._watching is None:
             logger.warning("its containers are held as they are: %s", why)
         self.reachable = False
+        with contextlib.suppress(Exception):
+            self._events.close()  # it may be as open as ever: who listens there finds out when it answers again
 
     @property
     def client(self) -> Any:

@@ -117,10 +117,10 @@ class Standbys:
         with self._lock:
             return sum(1 for s in self._all.values() if s.engine is engine)
 
-    def holds(self, identity: str) -> bool:
-        """Return whether a container is one of them."""
+    def holds(self, identity: str, name: str) -> bool:
+        """Return whether a container is one of them; of one that is just being made only the name is known."""
         with self._lock:
-            return any(s.id == identity for s in self._all.values())
+            return name in self._all or any(s.id == identity for s in self._all.values())
 
     def reconcile(self, engine: Engine, alive: set[str]) -> None:
         """Take note of those that an engine has no more."""
@@ -132,6 +132,12 @@ class Standbys:
                 standby.dismissed = True  # it went with its engine, and nobody is to blame
         for standby in gone:
             self._do(self._bury, standby, 0)
+
+    def on_pause(self, paused: set[str]) -> None:
+        """Let those go that somebody has paused: they would take an order, and do nothing."""
+        with self._lock:
+            for standby in [s for s in self._all.values() if s.id in paused and not s.dismissed]:
+                self._dismiss(standby)
 
     def take(self, registration: Registration, engines: Iterable[Engine]) -> Standby | None:
         """Take one that is ready to be a container of the function, on one of the engines."""
