@@ -96,7 +96,7 @@ class DockerBackend:
     # -- what the controller needs beyond the port -----------------------------------------------------------------
 
     def adopt(self, *, rest: bool = False) -> bool:
-        """Find what an earlier controller has left; False while an engine can't say: the ``rest`` is asked for again."""
+        """Find what an earlier controller has left; False while an engine can't say: the ``rest`` is asked again."""
         if not rest:
             self._finding.begin()
         for engine, seen in self._finding.take():

@@ -128,7 +128,7 @@ def binds(resources: Resources, config: Config) -> list[str]:
         f"{what.removesuffix(':ro')}:{path}{':ro' if what.endswith(':ro') else ''}" for path, what in resources.volumes
     ]
     paths = {path for path, _ in resources.volumes}
-    return [part for part in common if part.split(":")[1] not in paths] + asked
+    return [part for part in common if part.split(":")[1].rstrip("/") not in paths] + asked
 
 
 def secrets_of(resources: Resources, folder: Path) -> dict[str, str]:

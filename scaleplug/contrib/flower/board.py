@@ -45,6 +45,8 @@ COLUMNS: Final = (
 class _Seen:
     """What the last look has found."""
 
+    first: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    """The number before the first look: higher than any of a Flower that ran before this one, for browsers stay."""
     number: int = 0
     now: float = 0.0
     leader: str | None = None
@@ -66,6 +68,7 @@ class Board:
         self.keyring = Keyring(config.secret) if config.secret else None
         self._lock = threading.Lock()
         self._seen = _Seen()
+        self._seen.number = self._seen.first
         self._looked = self._looked_slowly = self._looked_for_queues = float("-inf")
         self._names: set[str] = set()
         self._known: dict[str, Registration] = {}
@@ -83,7 +86,7 @@ class Board:
                 self._look()
                 self._looked = time.monotonic()
             seen = self._seen
-            if since > seen.number:
+            if not seen.first < since <= seen.number:
                 since = 0  # it is another Flower's
             found: dict[str, Any] = {
                 "number": seen.number,

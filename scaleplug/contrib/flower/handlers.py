@@ -106,10 +106,10 @@ class PageHandler(Handler):
     async def get(self) -> None:
         """Show the page."""
         data: dict[str, Any] = {}
-        why_not, error = "open", ""
+        why_not, error = "", ""
         try:
-            data = await self.ask(lambda board: board.changes(0))
             why_not = self.why_not()
+            data = await self.ask(lambda board: board.changes(0))
         except Error as exc:
             error = str(exc)
         except (RedisError, OSError) as exc:
