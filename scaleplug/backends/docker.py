@@ -185,7 +185,8 @@ class DockerBackend:
 
     def can_start(self, registration: Registration) -> bool:
         """Return whether the image of this version is known; mounted code is another one by now."""
-        mounted = bool(recipe.binds(registration.settings.resources, self.config)) and not registration.serialized
+        resources = registration.settings.resources
+        mounted = bool(recipe.binds(resources, self.config) or resources.volumes) and not registration.serialized
         return not mounted and self._images.known(registration)
 
     def tidy(self, registrations: Iterable[Registration]) -> None:

@@ -62,11 +62,15 @@ def test_names_can_be_read_back() -> None:
 
 
 def test_resources_become_what_the_engine_takes() -> None:
-    resources = Resources(cpu=1.5, gpu="device=0,2", volumes={"/data": "other:ro"}, network="net")  # type: ignore[arg-type]
+    volumes: Any = {"/data": "other:ro", "/models": "/srv/models:ro", "/out": "/srv/out"}
+    resources = Resources(cpu=1.5, gpu="device=0,2", volumes=volumes, network="net")
     options = recipe.host_options(registration(memory=64, resources=resources), CONFIG)
     assert (options["mem_limit"], options["memswap_limit"], options["nano_cpus"]) == (64 << 20, 64 << 20, 1_500_000_000)
     assert options["device_requests"][0]["device_ids"] == ["0", "2"]
     assert options["binds"] == ["/srv:/srv:ro", "other:/data:ro"]  # the function's own stands above
+    assert [(m["Type"], m["Source"], m["Target"], m["ReadOnly"]) for m in options["mounts"]] == [
+        ("bind", "/srv/models", "/models", True), ("bind", "/srv/out", "/out", False),
+    ]  # fmt: skip
     assert options["network_mode"] == "net"
     for gpu, count in (("2", 2), ("all", -1)):
         found = recipe.host_options(registration(resources=Resources(gpu=gpu)), CONFIG)
