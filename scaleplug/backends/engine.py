@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from scaleplug.errors import ConfigurationError, Error
@@ -151,6 +152,21 @@ def _told(what: str, where: str) -> Iterator[None]:
         raise UnreachableError(f"the Docker engine {where} can't be reached to {what}: {exc}") from exc
 
 
+def check_url(url: str | None) -> None:
+    """Raise ConfigurationError for an address that can't be one: nobody should wait for that to answer."""
+    name, given = ("SCALEPLUG_DOCKER_HOSTS", url) if url else ("DOCKER_HOST", os.environ.get("DOCKER_HOST"))
+    if not given:
+        return
+    try:
+        docker.utils.parse_host(given)
+    except (DockerException, ValueError) as exc:
+        raise ConfigurationError(
+            f"{name} names the engine {given!r} ({exc}): use unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST"
+        ) from None
+    if given.startswith("ssh:") and find_spec("paramiko") is None:
+        raise ConfigurationError(f"{name} names the engine {given!r}, which needs paramiko: pip install 'docker[ssh]'")
+
+
 class Engine:
     """One engine. ``on_event`` gets (action, id, attributes); ``on_back`` is called whenever it answers again."""
 
@@ -162,6 +178,7 @@ class Engine:
         on_event: Callable[[str, str, Mapping[str, str]], object],
         on_back: Callable[[Engine], object],
     ) -> None:
+        check_url(url)
         self.url, self.label = url, label
         self.shown = url or "of this host"
         self._on_event, self._on_back = on_event, on_back

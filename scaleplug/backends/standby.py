@@ -262,6 +262,6 @@ class Standbys:
             self._all.clear()
 
     def left(self) -> bool:
-        """Return whether any is there."""
+        """Return whether any is there, as far as engines answer."""
         with self._lock:
-            return bool(self._all)
+            return any(standby.engine.reachable for standby in self._all.values())

@@ -205,6 +205,15 @@ def test_who_may_change_settings_may_so_when_redis_is_back(start: Callable[..., 
     assert first(page)["whyNot"] == ""
 
 
+def test_a_secret_that_is_none_is_told(start: Callable[..., Flower]):
+    flower = start(FLOWER_BASIC_AUTH=USER, SCALEPLUG_SECRET="short")
+    status, page, cookies = flower.ask("/autoscaler")
+    assert (status, "SCALEPLUG_SECRET is too short" in first(page)["error"]) == (200, True)
+    headers = {"X-XSRFToken": first(page)["token"], "Cookie": f"_xsrf={cookies['_xsrf']}"}
+    status, text, _ = flower.ask(PATH, {"reset": True}, headers=headers)
+    assert (status, "SCALEPLUG_SECRET is too short" in text) == (403, True)
+
+
 def test_no_redis_is_told(start: Callable[..., Flower]):
     flower = start(SCALEPLUG_REDIS_URL="", BROKER="memory://", FLOWER_BASIC_AUTH=USER)
     status, page, _ = flower.ask("/autoscaler")

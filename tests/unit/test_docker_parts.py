@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from scaleplug.abc import StartRequest
 from scaleplug.backends import recipe
+from scaleplug.backends.crew import Crews
 from scaleplug.backends.docker import host_name
 from scaleplug.backends.ends import Ends, Held
 from scaleplug.backends.engine import Engine, NoImageError, Seen
@@ -168,12 +170,31 @@ def test_a_missing_image_is_told(policy: str, told: str) -> None:
 
 
 class Now:
-    """A crew that does everything at once."""
+    """Crews that do everything at once."""
 
     busy = False
 
-    def do(self, job: Callable[..., object], *args: Any) -> None:
+    def do(self, _engine: object, job: Callable[..., object], *args: Any) -> None:
         job(*args)
+
+
+@pytest.mark.parametrize("url", ["foo", "foo://x", "tcp://", "tcp://a:port", "tcp://a:99999", "fd://3"])
+def test_an_address_that_can_be_none_is_told(url: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"SCALEPLUG_DOCKER_HOSTS names the engine '{url}' .*: use unix:///PATH"
+    ):
+        Engine(url, "label", on_event=lambda *_: None, on_back=lambda _: None)
+
+
+def test_an_engine_that_hangs_keeps_no_hand_from_the_others() -> None:
+    crews, goes_on, done = Crews("test", 2), threading.Event(), threading.Event()
+    for _ in range(5):
+        crews.do("hangs", goes_on.wait, 30)
+    crews.do("answers", done.set)
+    assert done.wait(10)
+    assert crews.busy
+    goes_on.set()
+    crews.close()
 
 
 def held(engine: FakeEngine, *, slot: int = 1, limited: bool = False) -> Held:
@@ -260,7 +281,11 @@ class Stage:
         self.broken = ""
         self.engine = cast("Engine", object())
         self.all = Standbys(
-            wanted, make=self.make, remove=lambda s: self.removed.append(s.id), do=Now().do, told=lambda: None
+            wanted,
+            make=self.make,
+            remove=lambda s: self.removed.append(s.id),
+            do=lambda job, *args: job(*args),
+            told=lambda: None,
         )
 
     def make(self, standby: Standby, registrations: list[Registration]) -> None:

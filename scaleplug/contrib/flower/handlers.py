@@ -161,9 +161,12 @@ class FunctionHandler(JSONHandler):
         tornado.web.RequestHandler.check_xsrf_cookie(self)
         if self.request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
             raise tornado.web.HTTPError(403, "Cross-site request forbidden")
-        why_not = self.why_not()
+        try:
+            why_not = WHY_NOT.get(self.why_not(), "")
+        except Error as exc:  # a secret that is too short, say
+            why_not = str(exc)
         if why_not:
-            self.refuse(403, WHY_NOT[why_not])
+            self.refuse(403, why_not)
             return
         try:
             asked = json.loads(self.request.body)
