@@ -283,7 +283,8 @@ class DockerBackend:
             early, late = (line, b"") if len(line) <= HELD_BYTES else (b"", line)
             found.send(early)
             engine.start(identity)
-            found.send(late)
+            with contextlib.suppress(OSError):  # it has ended before it has read that, and its end tells why
+                found.send(late)
         except OSError as exc:
             self._orders.do(engine, self._remove, engine, identity)
             raise UnreachableError(f"the Docker engine {engine.shown} has ended a container's line: {exc}") from exc
@@ -368,7 +369,13 @@ class DockerBackend:
         labels = recipe.labels(self.config, recipe.STANDBY)
         line = recipe.first_line(registrations, self.config, None)
         making = self._making(standby.engine, registrations[0], standby.name, labels)
-        self._bring_up(standby.engine, making, line, on_made=made, listen=listen)
+        try:
+            self._bring_up(standby.engine, making, line, on_made=made, listen=listen)
+        except UnreachableError as exc:
+            standby.engine.lost(exc)
+            self._doubtful.add(standby.name)
+            standby.dismissed = True  # nobody's code is to blame
+            raise
         if standby.dismissed:
             self._remove_standby(standby)
 

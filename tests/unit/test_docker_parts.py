@@ -14,9 +14,9 @@ import pytest
 from scaleplug.abc import StartRequest
 from scaleplug.backends import recipe
 from scaleplug.backends.crew import Crews
-from scaleplug.backends.docker import host_name
+from scaleplug.backends.docker import DockerBackend, host_name
 from scaleplug.backends.ends import Ends, Held
-from scaleplug.backends.engine import Engine, NoImageError, Seen
+from scaleplug.backends.engine import Engine, NoImageError, Seen, UnreachableError
 from scaleplug.backends.images import Images
 from scaleplug.backends.output import Output
 from scaleplug.backends.standby import Standby, Standbys
@@ -267,6 +267,77 @@ def test_output_comes_in_lines_and_the_marker_is_nobodys() -> None:
     assert [text[:5] for _, _, text in lines] == ["one", "two", "xxxxx", "", "end"]
     assert len(lines[2][2]) == 16_384
     assert (marks, output.last[-1]) == ([1], "end")
+
+
+class Bare:
+    """An engine whose containers end before they have read all."""
+
+    shown = "bare"
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.broken: Error | None = None
+
+    def create(self, _making: object) -> str:
+        if self.broken is not None:
+            raise self.broken
+        return "id"
+
+    def attach(self, _identity: str) -> Any:
+        return self
+
+    def send(self, data: bytes) -> None:
+        if data:
+            raise BrokenPipeError
+
+    def start(self, _identity: str) -> None:
+        self.did.append("start")
+
+    def remove(self, _identity: str) -> None:
+        self.did.append("remove")
+
+    def image(self, _name: str) -> str:
+        return "sha256:1"
+
+    def lost(self, _why: object) -> None:
+        self.did.append("lost")
+
+
+def backend_of() -> DockerBackend:
+    config = replace(CONFIG, docker_hosts="tcp://127.0.0.1:1")
+    return DockerBackend(
+        config,
+        find=lambda *_: registration(),
+        find_record=lambda _: {},
+        on_exit=lambda _: None,
+        on_lines=lambda _: None,
+    )
+
+
+def test_a_container_that_ends_before_it_has_read_its_line_is_told_by_its_end() -> None:
+    backend, engine = backend_of(), Bare()
+    try:
+        output = object()
+        brought = backend._bring_up(
+            cast("Engine", engine), cast("Any", None), b"x" * 100_000,
+            on_made=lambda _: None, listen=lambda _: cast("Output", output),
+        )  # fmt: skip
+        assert (brought, engine.did) == (output, ["start"])
+    finally:
+        backend.close()
+
+
+def test_a_stand_by_that_an_engine_may_have_made_is_removed_later_and_blames_no_code() -> None:
+    backend, engine = backend_of(), Bare()
+    try:
+        engine.broken = UnreachableError("no answer")
+        known = registration()
+        standby = Standby(recipe.kind_of(known), cast("Engine", engine), "scaleplug-standby-1")
+        with pytest.raises(UnreachableError):
+            backend._make_standby(standby, [known])
+        assert (backend._doubtful, standby.dismissed, engine.did) == ({"scaleplug-standby-1"}, True, ["lost"])
+    finally:
+        backend.close()
 
 
 # -- stand-bys -----------------------------------------------------------------------------------------------------
