@@ -7,6 +7,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -36,8 +37,8 @@ from scaleplug.pools import Owner, with_options
 from scaleplug.registry import Registration, Source, lookup, not_found
 from scaleplug.resources import as_given
 from scaleplug.schedules import Cron, Daily, Rule, Schedule, check_changes, check_profile, check_schedule
-from scaleplug.serializer import NAME
-from scaleplug.server import celery_url
+from scaleplug.serializer import NAME, Keyring, use_keyring
+from scaleplug.server import celery_url, redis_of_broker
 from scaleplug.settings import (
     Config,
     FunctionSettings,
@@ -354,7 +355,7 @@ class App:
         """The URL of the Redis in use, if one is configured."""
         if self._redis_url is not None:
             return self._redis_url
-        return process_config().redis_url or (_redis_broker(self.celery) if self.plugged else None)
+        return process_config().redis_url or (redis_of_broker(self.celery.conf.broker_url) if self.plugged else None)
 
     @property
     def config(self) -> Config:
@@ -388,6 +389,7 @@ class App:
             self.celery._after_fork()  # noqa: SLF001  # Celery has no public way
             self.celery._backend_cache = None  # noqa: SLF001
             self.celery._local = threading.local()  # noqa: SLF001
+            use_keyring(Keyring(self.config.secret))  # it may have been here before: its results are signed with this
 
     def caller(self) -> Caller:
         """Return what carries this process's calls."""
@@ -476,6 +478,10 @@ class App:
     def surround(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """Return what a container runs for an input of ``body``: the same, inside of what the project opens."""
         return surrounded(body, [*here.arounds(), *self.arounds])
+
+    def surround_hook(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what a container runs for a hook of an object: the same, inside of what the project opens."""
+        return surrounded(hook, [replace(each, plain=each.hook) for each in (*here.arounds(), *self.arounds)])
 
     def prepare(self) -> None:
         """Make what containers share; called before they are forked, when the code has been imported."""
@@ -579,11 +585,6 @@ def _own_celery(name: str) -> Celery:
         broker_url="memory://",
     )
     return celery
-
-
-def _redis_broker(celery: Celery) -> str | None:
-    url = celery.conf.broker_url
-    return url if isinstance(url, str) and url.startswith(("redis://", "rediss://", "redis+socket://")) else None
 
 
 def _with_url(config: Config, url: str | None) -> Config:

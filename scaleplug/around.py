@@ -21,10 +21,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """Makes the contexts of one input, which runs inside: ``plain`` of any, ``awaited`` of async ones beside it."""
+    """Makes the contexts of one input, which runs inside: ``plain`` of any, ``awaited`` of async ones beside it.
+
+    The hooks of an object (``enter``, ``exit``) run inside of ``hook``, and of ``awaited``.
+    """
 
     plain: Callable[[], AbstractContextManager[Any]] = nullcontext
     awaited: Callable[[], AbstractAsyncContextManager[Any]] | None = None
+    hook: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 def surrounded(body: Callable[..., Any], arounds: Sequence[Around]) -> Callable[..., Any]:

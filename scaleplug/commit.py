@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -9,9 +10,10 @@ from uuid import uuid4
 
 from scaleplug.abc import Caller
 from scaleplug.call import FunctionCall
-from scaleplug.errors import ConfigurationError
-from scaleplug.inputs import Inputs
+from scaleplug.errors import ConfigurationError, InvalidError
+from scaleplug.inputs import Inputs, Row
 from scaleplug.mapping import length
+from scaleplug.serializer import pickle_call
 from scaleplug.spawnmap import SpawnMap
 
 P = ParamSpec("P")
@@ -52,6 +54,13 @@ class OnCommit(Generic[P, R]):
     def _inputs_to_spawn(self, input_iterators: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Inputs:
         raise NotImplementedError
 
+    def _checked(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Row:
+        """Return arguments as they are now; what is wrong with them is told here, not behind the commit."""
+        if self.task.typing:
+            self.task.__header__(*args, **kwargs)  # the TypeError of a plain call
+        now: Row = pickle.loads(pickle_call(self.full_name, args, kwargs))
+        return now
+
     def spawn_on_commit(self, *args: P.args, **kwargs: P.kwargs) -> FunctionCall[R]:
         """Spawn when the transaction commits; the call's id is known now, so that it can be saved with the rest.
 
@@ -59,18 +68,22 @@ class OnCommit(Generic[P, R]):
         """
         function: Any = self
         function.needs_one_result(".spawn_on_commit()")
-        if self.task.typing:
-            self.task.__header__(*args, **kwargs)  # the TypeError of a plain call belongs here, not behind the commit
         call: FunctionCall[R] = FunctionCall(new_call(), self._caller, self.full_name, 1)
-        when_committed(lambda: self._caller().send(function, call.object_id, [(0, args, kwargs)], kind="spawn"))
+        given = (0, *self._checked(args, kwargs))
+        when_committed(lambda: self._caller().send(function, call.object_id, [given], kind="spawn"))
         return call
 
     def map_on_commit(self, *input_iterators: Iterable[Any], kwargs: Mapping[str, Any] = {}) -> FunctionCall[R]:
         """Do what ``spawn_map`` does when the transaction commits; the inputs are read now."""
         function: Any = self
-        columns = zip(*zip(*input_iterators, strict=False), strict=True)  # the shortest wins, and one may have no end
-        read = tuple(list(column) for column in columns) or tuple([] for _ in input_iterators)
-        inputs = self._inputs_to_spawn(read, kwargs)
+        given = self._inputs_to_spawn(input_iterators, kwargs)  # which knows what can't be read
+        if not given.plain:
+            raise InvalidError(
+                f"{self.full_name}.map_on_commit() has inputs that only an event loop can read: give it a list"
+            )
+        rows = [self._checked(*row) for row in given]  # the shortest ends them, and one may have no end
+        columns = tuple(zip(*(args for args, _ in rows), strict=True)) or tuple(() for _ in input_iterators)
+        inputs = self._inputs_to_spawn(columns, rows[0][1] if rows else {})
         call: FunctionCall[R] = FunctionCall(new_call(), self._caller, self.full_name, length(inputs.iterables))
         when_committed(lambda: SpawnMap(function, self._caller(), call.object_id, inputs).run())
         return call

@@ -53,7 +53,12 @@ class Memory:
         return True
 
     def note(self, rows: Mapping[str, Row], found: Iterable[Registration], asked: Collection[str] | None) -> None:
-        """Remember what was read of the registry: of all there is, or only of the functions ``asked`` for."""
+        """Remember what was read of the registry: of all there is, or only of the functions ``asked`` for.
+
+        What is read of a Redis that has just lost everything says nothing: :meth:`restore` is about to find that out.
+        """
+        if self._incarnation and self._store.incarnation() != self._incarnation:
+            return
         for function in list(self._rows) if asked is None else asked:
             if function not in rows or rows[function][2]:
                 self.forget(function)

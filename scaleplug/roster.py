@@ -94,7 +94,8 @@ class Roster:
 
         Returns whether any was forgotten.
         """
-        gone = [function for function, view in self.views.items() if view.missing and not view.containers]
+        missing = {function for function, view in self.views.items() if view.missing and not view.containers}
+        gone = [*missing]
         for group in self._retiring():
             if self.store.retire(token, group):
                 gone += group
@@ -109,7 +110,8 @@ class Roster:
                         view.update(view.registration, view.settings, retiring=True)
         for function in gone:
             self.views.pop(function, None)
-            self.memory.forget(function)
+            if function not in missing:  # those it has forgotten, unless Redis has lost them together with all
+                self.memory.forget(function)
             self.retiring_templates.pop(function, None)
         return bool(gone)
 

@@ -19,6 +19,15 @@ LONGEST = 10**10
 DAYS = {"years": 365, "months": 30}
 """What a year and a month of a Period are, in days."""
 
+TAKES = {
+    "minute": "0-59",
+    "hour": "0-23",
+    "day-of-month": "1-31 (as the month has them), L and LW",
+    "month": "1-12 or JAN-DEC",
+    "day-of-week": "0-7 or SUN-SAT, 5#2 and 5L",
+}
+"""What the fields of a cron expression may hold, by cronsim's names of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cron:
@@ -44,7 +53,9 @@ class Cron:
         try:
             CronSim(self.cron_string, datetime.now(UTC))
         except CronSimError as exc:
-            raise InvalidError(f"cron_string {self.cron_string!r} is not a cron expression: {exc}") from None
+            takes = TAKES.get(str(exc).removeprefix("Bad "))
+            way = f", which takes {takes}, lists, steps and ranges that go up" if takes else ""
+            raise InvalidError(f"cron_string {self.cron_string!r} is not a cron expression: {exc}{way}") from None
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the next time after ``moment``, which must have a zone; raises InvalidError if there is none.

@@ -80,6 +80,13 @@ def celery_url(url: str) -> str:
     return url
 
 
+def redis_of_broker(broker: object) -> str | None:
+    """Return the Redis that Celery's ``broker_url`` names, ``None`` for another broker; of several it is the first."""
+    first = broker[0] if isinstance(broker, list | tuple) and broker else broker
+    url = first.partition(";")[0] if isinstance(first, str) else ""
+    return url if url.partition("://")[0] in SCHEMES and "://" in url else None
+
+
 def _scheme(url: str) -> str:
     scheme, mark, _ = url.partition("://")
     if not mark or scheme not in SCHEMES:

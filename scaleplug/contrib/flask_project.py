@@ -35,4 +35,14 @@ def find_app(module: ModuleType, factory: str = "") -> Flask:
         return find_app_by_string(module, factory) if factory else find_best_app(module)
     except NoAppException as exc:
         said = " ".join(str(exc.message).split())
-        raise ConfigurationError(f"no Flask app could be made from {module.__name__}: {said}") from None
+        raise ConfigurationError(
+            f"no Flask app could be made from {module.__name__}: {said} "
+            "For containers, ScalePlug(factory='yoursite.web:make_site') tells where it is made"
+        ) from None
+
+
+def makes_app(module: ModuleType | None) -> bool:
+    """Return whether a module has a Flask app, or what makes one; nothing is called."""
+    values = vars(module) if module is not None else {}
+    made = any(isinstance(value, Flask) for value in list(values.values()))
+    return made or any(callable(values.get(name)) for name in ("create_app", "make_app"))

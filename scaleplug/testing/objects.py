@@ -44,7 +44,7 @@ class Objects:
         try:
             for hook in obj.cls.hooks:
                 if hook.kind == "enter":
-                    _run(inspect.getattr_static(raw, hook.__name__).raw, instance)
+                    _run(obj.cls, inspect.getattr_static(raw, hook.__name__).raw, instance)
         except Exception as exc:
             raise ContainerStartError(f"no container of {pool} could be started: {type(exc).__name__}: {exc}") from exc
         return instance
@@ -57,12 +57,12 @@ class Objects:
             for hook in cls.hooks:
                 if hook.kind == "exit":
                     try:
-                        _run(inspect.getattr_static(raw, hook.__name__).raw, instance)
+                        _run(cls, inspect.getattr_static(raw, hook.__name__).raw, instance)
                     except Exception:
                         logger.exception("%s of %s failed", hook.__name__, pool)
 
 
-def _run(hook: Callable[[Any], Any], instance: Any) -> None:
-    value = hook(instance)
+def _run(cls: Cls[Any], hook: Callable[[Any], Any], instance: Any) -> None:
+    value = cls.app.surround_hook(hook)(instance)
     if inspect.iscoroutine(value):
         run_coroutine(value)

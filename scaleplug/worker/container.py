@@ -263,14 +263,15 @@ class Container:
             self.runner.bodies[cls.tasks[name].name] = Body(cls.app.surround(method))
         for hook in cls.hooks:
             if hook.kind == "enter":
-                self.runner.run_hook(hook.raw.__get__(instance, type(instance)))
+                self.runner.run_hook(cls.app.surround_hook(hook.raw.__get__(instance, type(instance))))
         return instance
 
     def _exit(self, instance: Any) -> None:
         for hook in self.served.hooks if isinstance(self.served, Cls) else ():
             if hook.kind == "exit":
                 try:
-                    self.runner.run_hook(hook.raw.__get__(instance, type(instance)))
+                    method = hook.raw.__get__(instance, type(instance))
+                    self.runner.run_hook(self.served.app.surround_hook(method))
                 except Exception:
                     logger.exception("%s of %s failed", hook.__name__, self.registration.shown)
 

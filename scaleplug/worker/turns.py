@@ -52,6 +52,8 @@ class Turns:
         self.lock = threading.RLock()
         """Guards what follows: the watchdog is another thread."""
         self._waiting: deque[Item] = deque()
+        self._known: dict[bytes, dict[str, Any]] = {}
+        """The message that was taken first, read: it is among those that are claimed then."""
         self._ended: list[tuple[Claim, Ended]] = []
         self._bytes = 0
         self.packed: Packed | None = None
@@ -98,6 +100,7 @@ class Turns:
                 intake.reconnect()
                 return None
             if turned.claimed:
+                self._known = {raw: message}
                 return turned
         # It came from Celery's own calls; or it asks for newer code, was cancelled, or can be claimed no more.
         return intake.claim(raw)
@@ -105,9 +108,10 @@ class Turns:
     def _hold(self, turned: Turned) -> bool:
         """Note what has been claimed; return whether there is something to run."""
         intake = self.intake
+        known, self._known = self._known, {}
         for raw, claimed in turned.claimed:
             try:
-                message = read_message(raw, intake.function, intake.tasks, intake.keyring)
+                message = known.pop(raw, None) or read_message(raw, intake.function, intake.tasks, intake.keyring)
             except RefusedError:  # it came with others: when it comes first, it is set aside
                 self._put_back(raw)
                 continue

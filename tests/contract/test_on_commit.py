@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from scaleplug import FunctionCall
 from scaleplug.commit import new_call, use_on_commit
-from scaleplug.errors import ConfigurationError, InputCancelledError, InvalidError, OutputExpiredError
+from scaleplug.errors import (
+    ConfigurationError,
+    InputCancelledError,
+    InvalidError,
+    OutputExpiredError,
+    SerializationError,
+)
 from tests.contract import functions as f
 from tests.contract import objects as o
 from tests.contract.sides import Side
@@ -72,6 +80,15 @@ def test_many_inputs_are_read_now_and_sent_then(side: Side, transaction: Transac
     assert list(none.iter()) == []
 
 
+def test_inputs_are_sent_as_they_were(side: Side, transaction: Transaction) -> None:
+    given = [2]
+    call, many = f.echo.spawn_on_commit(given), f.echo.map_on_commit([given, given])
+    given.append(3)
+    transaction.commit()
+    assert call.get(timeout=SOON) == [2]
+    assert list(many.iter()) == [[2], [2]]
+
+
 def test_methods_have_it_too(side: Side, transaction: Transaction) -> None:
     greeter = o.Greeter()
     call = greeter.greet.spawn_on_commit("you")
@@ -84,6 +101,15 @@ def test_wrong_calls_are_refused_at_once(side: Side, transaction: Transaction) -
         f.square.spawn_on_commit()  # type: ignore[call-arg]
     with pytest.raises(InvalidError, match="at least one iterator"):
         f.square.map_on_commit()
+    with pytest.raises(InvalidError, match="must be iterable, not int"):
+        f.square.map_on_commit(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        f.square.map_on_commit([1], kwargs={"wrong": 2})
+    lock: Any = threading.Lock()
+    with pytest.raises(SerializationError, match="can't be pickled"):
+        f.square.spawn_on_commit(lock)
+    with pytest.raises(SerializationError, match="can't be pickled"):
+        f.square.map_on_commit([lock])
     assert transaction.waiting == []
 
 

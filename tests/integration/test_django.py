@@ -75,6 +75,10 @@ def test_connections_are_closed_after_inputs_that_fail(report: dict[str, Any]):
     assert report["breaks"] == ["broken", "[0, 1]"] * 40
 
 
+def test_connections_are_closed_after_an_objects_hooks(report: dict[str, Any]):
+    assert report["entered"] == [[0, 1, 0, 1]] * 2
+
+
 def test_async_inputs_do_not_close_each_others_connections(report: dict[str, Any]):
     assert report["together"] == [20] * 40
 
@@ -172,6 +176,12 @@ def test_the_admin_refuses_settings_that_do_not_fit(visits: dict[str, Any]):
     ]
 
 
+def test_the_admins_recent_actions_lead_to_the_function(visits: dict[str, Any]):
+    page = "/admin/scaleplug/pool/shop.label_5Fof/change/"  # as Django quotes it
+    assert visits["moved"] == page
+    assert visits["recent"] == [[page, 200]]
+
+
 def test_the_admin_changes_nothing_without_its_token(visits: dict[str, Any]):
     assert (visits["without a token"], visits["with it"]) == (403, 302)
     assert visits["get"] == [3, ["max_containers"]]
@@ -190,6 +200,11 @@ def test_the_admin_changes_nothing_without_its_token(visits: dict[str, Any]):
         ({"SHOP_NAME": "stock"}, "two Apps are called 'stock', in shop.tasks and in shop.autoscaled"),
         ({"TASKS": {"default": {"BACKEND": "scaleplug.contrib.django.backend.ScalePlugBackend",
                                 "OPTIONS": {"max_container": 3}}}}, "max_container"),
+        ({"TASKS": {"default": {"BACKEND": "scaleplug.contrib.django.backend.ScalePlugBackend",
+                                "QUEUES": ["default", "mail"], "OPTIONS": {"name": "x", "schedule": 5}}}},
+         "E003) OPTIONS of the task backend 'default' can't have name and schedule"),
+        ({"CELERY_SCALEPLUG_REDIS_URL": "http://h"},
+         "ImproperlyConfigured: CELERY_SCALEPLUG_REDIS_URL: the Redis URL 'http://h' is not one of redis://"),
     ],
 )  # fmt: skip
 def test_checks_tell_what_is_wrong(tmp_path: Path, more: dict[str, Any], said: str):
@@ -197,10 +212,16 @@ def test_checks_tell_what_is_wrong(tmp_path: Path, more: dict[str, Any], said: s
     assert said in done.stderr, told(done)
 
 
-@pytest.mark.parametrize("broker", [True, False])
-def test_checks_are_silent_where_all_is_well(tmp_path: Path, broker: bool):
-    name = "CELERY_BROKER_URL" if broker else "CELERY_SCALEPLUG_REDIS_URL"
-    done = manage(tmp_path, "check", more={name: "redis://h/0", "CELERY_SCALEPLUG_SECRET": SECRET})
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("CELERY_BROKER_URL", "redis://h/0"),
+        ("CELERY_BROKER_URL", ["redis://h/0", "redis://other/0"]),
+        ("CELERY_SCALEPLUG_REDIS_URL", "redis://h/0"),
+    ],
+)
+def test_checks_are_silent_where_all_is_well(tmp_path: Path, name: str, url: Any):
+    done = manage(tmp_path, "check", more={name: url, "CELERY_SCALEPLUG_SECRET": SECRET})
     assert done.returncode == 0, told(done)
     assert "scaleplug." not in done.stdout + done.stderr, told(done)
 

@@ -42,10 +42,11 @@ def flask(*arguments: str, app: str = "office", cwd: Path = SITE, **environ: str
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what the functions have seen."""
     out = tmp_path_factory.mktemp("flask") / "out.json"
-    done = flask("scaleplug", "run", "flask:office", "--out", str(out))
+    left = out.with_name("left.json")
+    done = flask("scaleplug", "run", "flask:office", "--out", str(out), OFFICE_LEFT=str(left))
     assert done.returncode == 0, told(done)
     found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    return found | {"left": json.loads(left.read_text())}
 
 
 @pytest.mark.parametrize("function", ["solo", "threads", "loop", "alone", "green", "batch", "method"])
@@ -56,6 +57,11 @@ def test_each_input_has_a_context_of_its_own_in_every_pool(report: dict[str, Any
 def test_each_packed_input_has_one(report: dict[str, Any]):
     assert {tuple(each[:2]) for each in report["packed"]} == {("the office", 1)}
     assert max(Counter(tag for _, _, tag in report["packed"]).values()) > 1, "nothing was packed"
+
+
+def test_hooks_of_an_object_have_one(report: dict[str, Any]):
+    assert report["entered"] == ["the office", 1] * 2
+    assert report["left"] == ["the office", 1]
 
 
 @pytest.mark.parametrize("function", ["items", "async items"])
@@ -131,6 +137,23 @@ def test_the_twin_opens_a_context_around_each_input():
         assert function.delay(7).get() == ("here", 1, 7)
 
 
+def test_the_twin_opens_one_around_hooks():
+    plug = ScalePlug(Flask("here"), name="twin")
+    assert plug.surround_hook(look)(1) == ("here", 1, 1)
+
+
+def test_of_two_apps_the_one_that_calls_is_taken():
+    plug = ScalePlug(name="shared")
+    apps = [Flask("first"), Flask("second")]
+    for app in apps:
+        plug.init_app(app)
+    for app in apps:
+        with app.app_context():
+            g.used = 5
+            assert plug.surround(look)(1) == (app.name, 1, 1)
+    assert plug.surround(look)(1) == ("second", 1, 1)
+
+
 def test_init_app_takes_the_apps_settings():
     plug, app = ScalePlug(name="settings"), Flask("here")
     app.config.update(SCALEPLUG_NAMESPACE="flask", SCALEPLUG_SPARES=4, SCALEPLUG_SHOW_ARGUMENTS=False)
@@ -149,6 +172,39 @@ def test_an_app_has_one_scaleplug():
         ScalePlug(app, name="second")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SCALEPLUG_MAX_PAYLOAD", "abc", "SCALEPLUG_MAX_PAYLOAD must be a whole number, not 'abc'"),
+        ("SCALEPLUG_SECRT", "x", "'SCALEPLUG_SECRT'.* is no setting of scaleplug: did you mean SCALEPLUG_SECRET"),
+    ],
+)
+def test_wrong_settings_are_refused_and_leave_nothing(name: str, value: str, message: str):
+    app = Flask("here")
+    app.config[name] = value
+    with pytest.raises(InvalidError, match=message):
+        ScalePlug(app, name="wrong")
+    assert "scaleplug" not in app.extensions
+    ScalePlug(Flask("other"), name="right")
+
+
+def test_a_factory_beside_the_package_is_found(tmp_path: Path):
+    package = tmp_path / "site_of_parts"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "jobs.py").write_text(
+        "from flask import current_app\nfrom scaleplug.contrib.flask import ScalePlug\nplug = ScalePlug(name='parts')\n"
+        "@plug.function()\ndef where():\n    return current_app.config['WHERE']\n"
+        "@plug.local_entrypoint()\ndef main():\n    print(where.remote())\n"
+    )
+    (package / "web.py").write_text(
+        "from flask import Flask\nfrom site_of_parts.jobs import plug\ndef create_app():\n"
+        "    app = Flask('site_of_parts')\n    app.config['WHERE'] = 'web'\n    plug.init_app(app)\n    return app\n"
+    )
+    done = run_scaleplug("run", "-q", "flask:site_of_parts.web", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "web\n"), told(done)
+
+
 def test_without_an_app_the_error_tells_the_way_out():
     plug = ScalePlug(name="alone")
     plug.function()(look)
@@ -159,6 +215,12 @@ def test_without_an_app_the_error_tells_the_way_out():
 def test_what_is_no_flask_app_is_refused():
     with pytest.raises(InvalidError, match="takes a Flask app first, not 'name'"):
         ScalePlug("name")  # type: ignore[arg-type]
+    with pytest.raises(InvalidError, match="init_app takes a Flask app, not None"):
+        ScalePlug(name="none").init_app(None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidError, match="factory must be 'MODULE:FACTORY' or a callable"):
+        ScalePlug(name="five", factory=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="'nothing' must return a Flask app, not None"):
+        _ = ScalePlug(name="nothing", factory=lambda: None).flask_app  # type: ignore[arg-type,return-value]
 
 
 def test_a_factory_may_be_named():

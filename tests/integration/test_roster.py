@@ -265,3 +265,17 @@ def test_a_controller_that_takes_over_looks_what_the_last_ring_was_about(stage: 
     assert not rung(stage)
     stage.controller._turn(threading.Event())
     assert stage.backend.started
+
+
+def test_what_an_emptied_redis_says_is_not_remembered(stage: Stage):
+    memory = stage.controller.roster.memory
+    assert not memory.restore()
+    stage.register(BASE)
+    stage.round()
+    stage.store.client.flushall()
+    stage.store.client.sadd(stage.store.keys.prefix + "dirty", "*")
+    stage.controller.round(stage.store.take_dirty())  # the one that acted, before it notices
+    stage.controller._last_tick -= TICK
+    stage.controller.round(set())
+    assert memory.restore()
+    assert stage.known == {"shop.f"}

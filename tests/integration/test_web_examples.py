@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from benchmarks import views
+from tests.browser import Browser
 from tests.commands import ROOT
 from tests.helpers import wait_until
 from tests.web import csrf_token, site
@@ -31,18 +31,11 @@ def test_a_readme_tells_how_to_start_it(folder: Path):
     assert f"cd examples/{folder.name}" in text
 
 
-def seen_by_a_browser(url: str, folder: Path, text: str) -> str:
-    """Return a page as a browser has it when its scripts have run, as soon as that holds ``text``."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("needs Chromium: apt install chromium")
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--virtual-time-budget=2000")
-
-    def look() -> str:
-        done = subprocess.run([program, *flags, "--dump-dom", url], capture_output=True, text=True, check=False)
-        return done.stdout if text in done.stdout else ""
-
-    return wait_until(look, 60, f"the page shows {text!r}")
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Start a browser."""
+    with contextlib.closing(Browser()) as made:
+        yield made
 
 
 # -- Django --------------------------------------------------------------------------------------------------------
@@ -96,6 +89,12 @@ def test_what_is_no_picture_is_refused(gallery: httpx.Client):
     assert "not an image or a corrupted image" in page.text
 
 
+def test_an_upload_of_nothing_is_refused(gallery: httpx.Client):
+    page = upload(gallery)
+    assert "This field is required" in page.text
+    assert page.url.path == "/"
+
+
 def test_its_pages_need_nobody_else(gallery: httpx.Client):
     page = gallery.get("/").text
     for link in re.findall(r'(?:src|href)="([^"]+)"', page):
@@ -105,10 +104,12 @@ def test_its_pages_need_nobody_else(gallery: httpx.Client):
 
 
 @pytest.mark.browser
-def test_a_browser_shows_the_thumbnails(gallery: httpx.Client, tmp_path: Path):
+def test_a_browser_shows_the_thumbnails(gallery: httpx.Client, browser: Browser):
     page = upload(gallery, *((f"{n}.jpg", jpeg(600, 500, n * 50)) for n in range(3)))
-    shown = seen_by_a_browser(str(page.url), tmp_path, "All 3 are done.")
-    assert shown.count("<img") == 3
+    browser.open(str(page.url))
+    browser.wait("document.body.innerText.includes('All 3 are done.')", 60)
+    assert browser.wait("[...document.images].filter(image => image.naturalWidth > 0).length === 3")
+    assert browser.errors == []
 
 
 # -- Flask ---------------------------------------------------------------------------------------------------------
@@ -144,10 +145,12 @@ def test_a_job_is_done(jobs: httpx.Client):
 
 
 @pytest.mark.browser
-def test_a_browser_shows_what_was_drawn(jobs: httpx.Client, tmp_path: Path):
+def test_a_browser_shows_what_was_drawn(jobs: httpx.Client, browser: Browser):
     job = start(jobs, 3)
-    shown = seen_by_a_browser(str(job.url), tmp_path, ">done<")
-    assert re.search(r'<img alt="The zoom" src="/jobs/\d+/picture">', shown)
+    browser.open(str(job.url))
+    browser.wait("document.body.innerText.includes('done')", 60)
+    assert browser.wait("document.querySelector('img[alt=\"The zoom\"]').naturalWidth > 0")
+    assert browser.errors == []
 
 
 def test_a_job_that_runs_is_cancelled(jobs: httpx.Client):

@@ -210,3 +210,16 @@ def _top(function: Any) -> Any:
     """Let a function look as if it stood at the top level of this module."""
     function.__qualname__ = function.__name__
     return function
+
+
+@pytest.mark.parametrize(
+    ("cron", "message"),
+    [
+        ("0 0 * * SAT-SUN", "Bad day-of-week, which takes 0-7 or SUN-SAT.* ranges that go up"),
+        ("0 22-2 * * *", "Bad hour, which takes 0-23"),
+        ("0 0 31 2 *", "Bad day-of-month, which takes 1-31"),
+    ],
+)
+def test_what_is_no_cron_tells_what_the_field_takes(cron: str, message: str):
+    with pytest.raises(InvalidError, match=message):
+        Cron(cron)

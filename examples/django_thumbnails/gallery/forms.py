@@ -15,7 +15,7 @@ class PicturesField(forms.ImageField):
     widget = Pictures
 
     def clean(self, data, initial=None):
-        files = data if isinstance(data, list | tuple) else [data]
+        files = (data if isinstance(data, list | tuple) else [data]) or [None]  # whoever sends none is told so
         return [super(PicturesField, self).clean(file, initial) for file in files]
 
 

@@ -11,11 +11,19 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import quote, unquote
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    JsonResponse,
+)
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_http_methods, require_safe
 from redis.exceptions import RedisError
 
 from scaleplug.contrib.django.models import Pool
@@ -67,8 +75,8 @@ class PoolAdmin(admin.ModelAdmin):  # type: ignore[misc]
         view = self.admin_site.admin_view  # it asks for a login, and for the CSRF token
         settings = require_http_methods(["GET", "POST"])(view(self.settings_view))
         return [
-            path("", require_GET(view(self.list_view)), name="scaleplug_pool_changelist"),
-            path("data/", require_GET(view(self.data_view)), name="scaleplug_pool_data"),
+            path("", require_safe(view(self.list_view)), name="scaleplug_pool_changelist"),
+            path("data/", require_safe(view(self.data_view)), name="scaleplug_pool_data"),
             path("<path:object_id>/change/", settings, name="scaleplug_pool_change"),
         ]
 
@@ -100,18 +108,19 @@ class PoolAdmin(admin.ModelAdmin):  # type: ignore[misc]
         self._check_view(request)
         if request.method == "POST" and not self.has_change_permission(request):
             raise PermissionDenied
-        context = self._context(request, object_id)
+        name = unquote(object_id)  # the history's links are quoted, as all of the admin's
+        context = self._context(request, name)
         with _telling(request):
             state = State.open()
-            row = state.row(object_id)
+            row = state.row(name)
             if row is None:
-                raise Http404(f"there is no function {object_id}")
+                raise Http404(f"there is no function {name}")
             form = SettingsForm(request.POST or None, initial=row["settings"])
             if not context["may_change"]:
                 for field in form.fields.values():
                     field.disabled = True
             if request.method == "POST" and self._changed(request, state, row, form):
-                return _again(object_id)
+                return self._again(name)
             context |= {"row": row, "form": form, "title": row["shown"]}
         return TemplateResponse(request, "admin/scaleplug/function.html", context)
 
@@ -142,6 +151,7 @@ class PoolAdmin(admin.ModelAdmin):  # type: ignore[misc]
             messages.info(request, f"Settings of {function} are as they were.")
 
     def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
+        request.current_app = self.admin_site.name  # links stay in the site that is visited
         return {
             **self.admin_site.each_context(request),
             "title": title,
@@ -149,8 +159,6 @@ class PoolAdmin(admin.ModelAdmin):  # type: ignore[misc]
             "may_change": self.has_change_permission(request),
         }
 
-
-def _again(function: str) -> HttpResponse:
-    answer = HttpResponse(status=302)
-    answer["Location"] = reverse("admin:scaleplug_pool_change", args=(function,))
-    return answer
+    def _again(self, function: str) -> HttpResponse:
+        page = reverse("admin:scaleplug_pool_change", args=(quote(function),), current_app=self.admin_site.name)
+        return HttpResponseRedirect(page)

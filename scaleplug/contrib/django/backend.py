@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -51,6 +50,8 @@ signals = _of_tasks("django.tasks.signals", "django_tasks.signals")
 _Base: Any = backends.BaseTaskBackend
 BACKEND = "app"
 """The option that names the App; all others are arguments of ``@app.function()``."""
+OF_ONE = frozenset({"name", "serialized", "schedule"})
+"""Options of one function, which tasks can't share."""
 LONGEST = 64
 _MADE: dict[str, tuple[dict[str, Any], App, dict[str, Function[..., Any]], Results]] = {}
 """Of each backend its options, its App, its functions by their tasks' paths, and the records of their runs."""
@@ -72,7 +73,7 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
         super().__init__(alias, params)
         given = dict(self.options)
         name = given.pop(BACKEND, "django-tasks" if alias == "default" else f"django-tasks-{alias}")
-        self.settings = given
+        self.settings = given = {name: value for name, value in given.items() if name not in OF_ONE}
         known = _MADE.get(alias)  # Django makes a backend for each thread
         if known is None or known[0] != self.options:
             try:
@@ -137,6 +138,8 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         """Send a task; its arguments and its result are values of JSON, as Django wants it."""
         self.validate_task(task)
+        if self.options.keys() & OF_ONE:
+            raise ImproperlyConfigured(refusals()[self.alias])
         function = self._function(task)
         result = self._result(task, "", args, kwargs)
         inspect.signature(function.local).bind(*result.args, **result.kwargs)  # the TypeError of a plain call
@@ -169,15 +172,6 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
         _set(result, status=status, finished_at=self.results.ended(result_id), _return_value=value)
         return result
 
-    def check(self, **_: Any) -> Iterable[CheckMessage]:
-        """Tell of options that no task can have."""
-        if self.settings.keys() & {"name", "serialized", "schedule"}:
-            yield Error(
-                f"OPTIONS of the task backend {self.alias!r} can't have name, serialized or schedule",
-                hint="They are of one function: use @app.function() for that one.",
-                id="scaleplug.E003",
-            )
-
     def _known(self, call: str) -> Any:
         """Return a result as it is recorded: ready, or running."""
         found = self.results.read(call)
@@ -200,6 +194,13 @@ class ScalePlugBackend(_Base):  # type: ignore[misc]  # Django has no types
             last_attempted_at=None, finished_at=None, args=list(args), kwargs=dict(kwargs), backend=self.alias,
             errors=[], worker_ids=[],
         )  # fmt: skip
+
+
+def refusals() -> dict[str, str]:
+    """Return what is wrong with the options of backends, by their aliases."""
+    wrong = {alias: sorted(options.keys() & OF_ONE) for alias, (options, *_) in _MADE.items()}
+    said = {alias: " and ".join(names) for alias, names in wrong.items() if names}
+    return {alias: f"OPTIONS of the task backend {alias!r} can't have {names}" for alias, names in said.items()}
 
 
 def _set(result: Any, **values: Any) -> None:

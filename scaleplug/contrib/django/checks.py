@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,14 @@ from scaleplug.settings import Config, process_config
 
 def check_project(**_: Any) -> list[CheckMessage]:
     """Return what is wrong."""
-    return [*_check_settings(), *_check_functions()]
+    return [*_check_settings(), *_check_functions(), *_check_tasks()]
+
+
+def _check_tasks() -> Iterator[CheckMessage]:
+    backend: Any = sys.modules.get("scaleplug.contrib.django.backend")  # it is where there are tasks
+    for problem in backend.refusals().values() if backend is not None else ():
+        hint = "They are of one function: use @app.function() for that one."
+        yield Error(problem, hint=hint, id="scaleplug.E003")
 
 
 def _check_settings() -> Iterator[CheckMessage]:

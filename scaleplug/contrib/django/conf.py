@@ -8,11 +8,12 @@ from celery import Celery, _state, current_app
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from scaleplug.errors import InvalidError
+from scaleplug.errors import ConfigurationError, InvalidError
+from scaleplug.server import celery_url, redis_of_broker
 from scaleplug.settings import Config
 
 PREFIX = "SCALEPLUG_"
-REDIS = ("redis://", "rediss://", "redis+socket://", "unix://")
+URLS = ("SCALEPLUG_REDIS_URL", "SCALEPLUG_CONTAINER_REDIS_URL")
 
 
 def celery_app() -> Celery | None:
@@ -56,8 +57,8 @@ def environ() -> dict[str, str]:
     Raises ImproperlyConfigured for a value that makes no sense.
     """
     knobs, values = Config.knobs(), given()
-    broker = None if (celery := celery_app()) is None else celery.conf.broker_url
-    if "redis_url" not in values and isinstance(broker, str) and broker.startswith(REDIS):
+    broker = None if (celery := celery_app()) is None else redis_of_broker(celery.conf.broker_url)
+    if "redis_url" not in values and broker is not None:
         values["redis_url"] = broker
     return dict(_read(knobs[name].variable, value) for name, value in values.items() if name in knobs)
 
@@ -66,7 +67,11 @@ def _read(variable: str, value: object) -> tuple[str, str]:
     text = str(int(value)) if isinstance(value, bool) else str(value)
     try:
         Config.from_environ({variable: text})
-    except InvalidError as exc:
+        if variable in URLS:
+            celery_url(text)
+    except (ConfigurationError, InvalidError) as exc:
         name = f"{prefix()}{variable.removeprefix(PREFIX)}"
+        if variable not in str(exc):
+            raise ImproperlyConfigured(f"{name}: {exc}") from None
         raise ImproperlyConfigured(str(exc).replace(variable, name)) from None
     return variable, text

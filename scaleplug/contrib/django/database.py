@@ -33,6 +33,16 @@ def in_twin() -> Iterator[None]:
             close()
 
 
+@contextlib.contextmanager
+def in_hook() -> Iterator[None]:
+    """Close the connections of an object's hook: its thread may be one in which no input runs."""
+    try:
+        yield
+    finally:
+        if not any(c.in_atomic_block for c in connections.all(initialized_only=True)):
+            close()
+
+
 @contextlib.asynccontextmanager
 async def own_thread() -> AsyncIterator[None]:
     """Let an async function use the database in a thread of its own, and close its connections at the end."""
@@ -44,4 +54,4 @@ async def own_thread() -> AsyncIterator[None]:
                 await sync_to_async(close)()
 
 
-AROUND = Around(plain=in_twin, awaited=own_thread)
+AROUND = Around(plain=in_twin, awaited=own_thread, hook=in_hook)

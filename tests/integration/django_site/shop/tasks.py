@@ -97,6 +97,22 @@ class Shelf:
         return looked()
 
 
+@app.cls(max_containers=1)
+@scaleplug.concurrent(max_inputs=2)
+class Stock:
+    @scaleplug.enter()
+    def count(self) -> None:
+        self.found = looked()
+
+    @scaleplug.enter()
+    async def count_async(self) -> None:
+        await Order.objects.acount()
+
+    @scaleplug.method()
+    def look(self) -> list[int]:
+        return [*self.found, *looked()]
+
+
 @shared_task
 def plain() -> str:
     return "plain"
@@ -117,6 +133,7 @@ def report(out: str) -> None:
             break
     told["together"] = list(together.map(range(40)))
     told["method"] = [Shelf().look.remote() for _ in range(3)]
+    told["entered"] = [Stock().look.remote() for _ in range(2)]
     told["breaks"] = [str(each) for each in breaks.map([True, False] * 40, return_exceptions=True)]
     told["commit"] = on_commit()
     told["sources"] = [app.source().kind, app.source().where]

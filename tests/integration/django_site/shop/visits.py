@@ -43,6 +43,11 @@ def visit() -> dict[str, object]:
     told["without a token"] = careful.post(PAGE, CHANGE).status_code
     token = re.search(r'csrfmiddlewaretoken" value="(\w+)"', careful.get(PAGE).content.decode())[1]
     told["with it"] = careful.post(PAGE, CHANGE | {"csrfmiddlewaretoken": token}).status_code
+    other = Client()
+    other.force_login(User.objects.create_superuser("root"))
+    told["moved"] = other.post("/admin/scaleplug/pool/shop.label_5Fof/change/", CHANGE).url
+    pages = re.findall(r'href="(/admin/scaleplug[^"]*change/)"', other.get("/admin/").content.decode())
+    told["recent"] = [[page, other.get(page).status_code] for page in pages]
     told["get"] = client.get(PAGE, {"_reset": "1"}).status_code == 200 and told_of(client)
     return told
 

@@ -83,6 +83,22 @@ def fails() -> None:
 
 @plug.cls(max_containers=1)
 class Desk:
+    @scaleplug.enter()
+    def sit_down(self) -> None:
+        self.found = look()
+
+    @scaleplug.enter()
+    async def look_around(self) -> None:
+        self.found += look()
+
+    @scaleplug.exit()
+    def stand_up(self) -> None:
+        Path(os.environ["OFFICE_LEFT"]).write_text(json.dumps(look()))
+
+    @scaleplug.method()
+    def when_entered(self) -> list[object]:
+        return self.found
+
     @scaleplug.method()
     def look(self) -> list[object]:
         return look()
@@ -96,6 +112,7 @@ def report(out: str) -> None:
         told[function.name] = [function.remote(number) for number in range(3)]
     told["delay"] = solo.delay().get(timeout=30)
     told["method"] = [Desk().look.remote() for _ in range(3)]
+    told["entered"] = Desk().when_entered.remote()
     told["items"] = list(items.remote_gen(2))
     told["async items"] = list(async_items.remote_gen(2))
     for _ in range(20):  # until they are known to be short
