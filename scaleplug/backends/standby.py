@@ -25,6 +25,7 @@ logger = logging.getLogger("scaleplug")
 BACK_OFF = (1.0, 60.0)
 FRESH_SECONDS = 5.0
 ENDED_BY_ENGINE = 128 + Signals.SIGTERM
+KILLED = 128 + Signals.SIGKILL
 PROBES_AT_ONCE = 2
 PREPARED_AHEAD = 200
 """So many functions one that stands by prepares; others it prepares when it is told to be their container."""
@@ -224,7 +225,9 @@ class Standbys:
                 self._all.pop(standby.name, None)
         else:
             lines = list(standby.output.last) if standby.output is not None else []
-            self._failed(standby, "\n".join(lines) or f"it exited with status {exit_code}")
+            killed = "it was killed by SIGKILL: does it need more memory than it may use (memory=)?"
+            why = killed if exit_code == KILLED else f"it exited with status {exit_code}"
+            self._failed(standby, "\n".join(lines) or why)
         self._remove(standby)
 
     def _failed(self, standby: Standby, why: str) -> None:

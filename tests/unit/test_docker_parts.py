@@ -396,6 +396,11 @@ def test_one_tells_whether_the_code_can_be_imported_and_goes() -> None:
     (probe,) = stage.made
     stage.all.on_ready(probe)
     assert (stage.all.problem(registration("f")), probe.dismissed) == ("", True)
+    stage.all.know(registration("f", version="1b", memory=8))
+    stage.all.problem(registration("f", version="1b", memory=8))
+    stage.all.tend({stage.engine: 1})
+    stage.all.on_end(stage.made[-1].id, 137)
+    assert "does it need more memory" in (stage.all.problem(registration("f", version="1b", memory=8)) or "")
     stage.broken = "there is no image"
     stage.all.know(registration("f", version="2"))
     assert stage.all.problem(registration("f", version="2")) is None
