@@ -179,7 +179,7 @@ class Controller:
     def _look_again(self) -> None:
         """Find the containers that the backend could not see when this controller took over."""
         if not self._found_all:
-            self._found_all = self.backend.adopt()
+            self._found_all = self.backend.adopt(rest=True)
             self._take_in(lost=False)
 
     def _by_redis(self, moment: float) -> float:

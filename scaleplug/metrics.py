@@ -70,8 +70,10 @@ class Metrics:
         client.PlatformCollector(registry=registry)
         try:
             server, thread = client.start_http_server(port, addr=host, registry=registry)
-        except OSError as exc:
-            raise ConfigurationError(f"--metrics can't use {host}:{port}: {exc}: choose another port") from None
+        except (OSError, UnicodeError) as exc:  # the latter of what can't be a name of a host
+            raise ConfigurationError(
+                f"--metrics can't use {host}:{port}: {exc}: choose another port, or an address of this host"
+            ) from None
         logger.info("metrics on http://%s:%d/metrics", host, server.server_address[1])
 
         def end() -> None:

@@ -16,8 +16,14 @@ logger = logging.getLogger("scaleplug")
 
 Pairs = tuple[tuple[str, str], ...]
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(=[A-Za-z0-9_.-]+)?")
-VOLUME = re.compile(r"(/.*|[A-Za-z0-9][A-Za-z0-9_.-]*)")
+SECRET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(=(?!\.{1,2}$)[A-Za-z0-9_.-]+)?")
+VOLUME = re.compile(r"(/.*|[A-Za-z0-9][A-Za-z0-9_.-]+)")
+IMAGE = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?/)?"  # the registry
+    r"[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[A-Za-z0-9]+:[0-9a-f]{32,})?"
+)
+NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
 DEVICES = re.compile(r"all|[1-9][0-9]*|device=[A-Za-z0-9_.:/-]+(,[A-Za-z0-9_.:/-]+)*")
 RESERVED = "SCALEPLUG_"
 
@@ -39,14 +45,17 @@ class Resources:
     network: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("image", self.image, "the name of a container image, such as 'shop:12'")
-        _check_text("network", self.network, "the name of a network of the container engine, or 'host'")
+        _check_text("image", self.image, IMAGE, "the name of a container image, such as 'shop:12'")
+        _check_text("network", self.network, NETWORK, "the name of a network of the container engine, or 'host'")
+        if self.network == "none":
+            raise InvalidError("network must be one on which containers reach Redis, not 'none'")
         # object.__setattr__: the dataclass is frozen, and what people write is made uniform here, once
         object.__setattr__(self, "cpu", _cpu(self.cpu))
         object.__setattr__(self, "gpu", _gpu(self.gpu))
         object.__setattr__(self, "env", _env(self.env))
         object.__setattr__(self, "secrets", _secrets(self.secrets))
         object.__setattr__(self, "volumes", _volumes(self.volumes))
+        _check_variables(self.env, self.secrets)
 
     def __bool__(self) -> bool:
         return self != NO_RESOURCES
@@ -77,9 +86,17 @@ def as_given(**options: Any) -> Resources | None:
     return Resources(**given) if (given := {k: v for k, v in options.items() if v is not None}) else None
 
 
-def _check_text(name: str, value: object, what: str) -> None:
-    if value is not None and (not isinstance(value, str) or not value or value != value.strip()):
+def _check_text(name: str, value: object, pattern: re.Pattern[str], what: str) -> None:
+    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
         raise InvalidError(f"{name} must be {what}, not {value!r}")
+
+
+def _check_variables(env: Pairs, secrets: tuple[str, ...]) -> None:
+    """Let each variable have one value."""
+    names = [name for name, _ in env] + [secret.partition("=")[0] for secret in secrets]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidError(f"env and secrets set the variable {twice} twice: name each only once")
 
 
 def _cpu(value: object) -> float | None:
@@ -104,6 +121,8 @@ def _env(value: object) -> Pairs:
     for name, text in found:
         if not VARIABLE.fullmatch(name) or "\0" in text:
             raise InvalidError(f"env names a variable {name!r}: use letters, digits and '_', and text without zeros")
+        if text != text.encode(errors="replace").decode():
+            raise InvalidError(f"env sets {name} to {text!r}: use text that is valid UTF-8")
         if name.startswith(RESERVED):
             raise InvalidError(f"env sets {name}: containers get every {RESERVED}* variable from their controller")
     return found
@@ -111,6 +130,7 @@ def _env(value: object) -> Pairs:
 
 def _volumes(value: object) -> Pairs:
     found = _pairs("volumes", value, "{'/path/in/container': 'volume or /folder'}")
+    found = tuple(("/" + path.strip("/") if path.startswith("/") else path, what) for path, what in found)
     for path, what in found:
         if not PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or ":" in path or path == "/":
             raise InvalidError(f"volumes mounts at {path!r}: use an absolute path in the container, such as '/data'")
@@ -119,6 +139,8 @@ def _volumes(value: object) -> Pairs:
                 f"volumes mounts {what!r} at {path}: use a volume's name or an absolute folder of the host, "
                 "with ':ro' after it where it is only read"
             )
+        if [each for each, _ in found].count(path) > 1:
+            raise InvalidError(f"volumes mounts at {path!r} twice: name each path only once")
     return found
 
 

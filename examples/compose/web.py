@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from shop import count_primes
 
-PART = 20_000
+PART, MOST = 20_000, 10_000_000
 
 
 class Pages(BaseHTTPRequestHandler):
@@ -19,7 +19,13 @@ class Pages(BaseHTTPRequestHandler):
         if where.path == "/health":
             self.answer("on\n")
             return
-        below = int(parse_qs(where.query).get("below", ["100000"])[0])
+        asked = parse_qs(where.query).get("below", ["100000"])[0]
+        if where.path != "/":
+            self.send_error(404)
+            return
+        if not asked.isdecimal() or not (below := int(asked[:9])) <= MOST:
+            self.send_error(400, f"below must be a whole number, at most {MOST}")
+            return
         firsts = range(0, below, PART)
         found = sum(count_primes.starmap((first, min(first + PART, below)) for first in firsts))
         self.answer(f"There are {found} primes below {below}.\n")

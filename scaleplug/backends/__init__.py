@@ -16,8 +16,8 @@ class Backend(ContainerBackend, Protocol):
     host: str
     """Where its containers are: each has had it written down since before its start."""
 
-    def adopt(self) -> bool:
-        """Find what an earlier controller has left; False while some can't be seen: to be asked again."""
+    def adopt(self, *, rest: bool = False) -> bool:
+        """Find what an earlier controller has left; False while some can't be seen: the ``rest`` is asked for again."""
 
     def prepared_at(self, registration: Registration) -> float:
         """Return the Unix time from which on containers of the function could be started."""

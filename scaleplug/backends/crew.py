@@ -8,7 +8,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 logger = logging.getLogger("scaleplug")
@@ -57,6 +57,31 @@ class Crew:
         with self._lock:
             for _ in self._threads:
                 self._jobs.put(None)
+
+
+class Crews:
+    """A crew for each engine, so that one that hangs keeps no hand from the others."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name, self.most = name, most
+        self._crews: dict[Hashable, Crew] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is to be done, or under way."""
+        return any(crew.busy for crew in list(self._crews.values()))
+
+    def do(self, engine: Hashable, job: Callable[..., object], *args: Any) -> None:
+        """Let somebody of an engine's crew do it."""
+        with self._lock:
+            crew = self._crews.setdefault(engine, Crew(self.name, self.most))
+        crew.do(job, *args)
+
+    def close(self) -> None:
+        """Let the threads go when they have done what they do now."""
+        for crew in list(self._crews.values()):
+            crew.close()
 
 
 class Timers:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from scaleplug.abc import READY, BackendContainer, ContainerExit, StartRequest
 from scaleplug.backends import recipe
-from scaleplug.backends.crew import Crew, Timers
+from scaleplug.backends.crew import Crews, Timers
 from scaleplug.backends.ends import ALIVE, FRESH_SECONDS, Ends, Held
 from scaleplug.backends.engine import (
     RESYNC_SECONDS,
@@ -28,6 +28,7 @@ from scaleplug.backends.engine import (
     Seen,
     UnreachableError,
 )
+from scaleplug.backends.finding import Finding
 from scaleplug.backends.images import Images
 from scaleplug.backends.output import Output
 from scaleplug.backends.standby import Standby, Standbys
@@ -38,7 +39,7 @@ from scaleplug.settings import Config
 logger = logging.getLogger("scaleplug")
 
 HANDS = 8
-"""So many requests to engines are under way at once, of starts and of everything else each."""
+"""So many requests to an engine are under way at once, of starts and of everything else each."""
 HELD_BYTES = 32_768
 """So much of a line surely fits into what lies between, while nobody reads it; more waits until its reader runs."""
 CONTAINERS_PER_CORE = 32
@@ -72,7 +73,7 @@ class DockerBackend:
         self.config, self.ephemeral = config, ephemeral
         self._logged_until = logged_until
         self._find, self._find_record, self._on_exit, self._on_lines = find, find_record, on_exit, on_lines
-        urls = [url.strip() for url in (config.docker_hosts or "").split(",") if url.strip()]
+        urls = list(dict.fromkeys(url.strip() for url in (config.docker_hosts or "").split(",") if url.strip()))
         self.host = host_name(urls)
         self.engines = [
             Engine(url or None, recipe.label(config), on_event=self._on_event, on_back=self._on_back)
@@ -81,53 +82,49 @@ class DockerBackend:
         self._doubtful: set[str] = set()
         """Names of containers that an engine may have made or not, since its answer was lost."""
         self._unremoved: set[tuple[Engine, str]] = set()
-        self._starts, self._orders = Crew("docker-start", HANDS), Crew("docker-order", HANDS)
+        self._starts, self._orders = Crews("docker-start", HANDS), Crews("docker-order", HANDS)
         self._timers = Timers("docker-timers")
+        self._finding = Finding(self.engines)
         self._ends = Ends(self._orders, on_exit)
         self._images = Images(config)
         self._standbys = Standbys(
             config.standby_containers, make=self._make_standby, remove=self._remove_standby,
-            do=self._starts.do, told=lambda: self._on_exit("*"),
+            do=lambda job, standby, *rest: self._starts.do(standby.engine, job, standby, *rest),
+            told=lambda: self._on_exit("*"),
         )  # fmt: skip
         self._ending = self._resyncing = self._said = False
 
     # -- what the controller needs beyond the port -----------------------------------------------------------------
 
-    def adopt(self) -> bool:
-        """Find what an earlier controller has left; False while an engine can't say."""
-        complete = True
+    def adopt(self, *, rest: bool = False) -> bool:
+        """Find what an earlier controller has left; False while an engine can't say: the ``rest`` is asked again."""
+        if not rest:
+            self._finding.begin()
+        for engine, seen in self._finding.take():
+            self._adopt(engine, seen)
         for engine in self.engines:
-            if not engine.open():
-                complete = False
-                engine.watch()
-                continue
-            try:
-                seen = engine.list()
-            except EngineError as exc:
-                engine.lost(exc)
-                complete = False
-            else:
-                self._adopt(engine, seen)
             engine.watch()
         if not self._resyncing:
             self._resyncing = True
             self._timers.after(RESYNC_SECONDS, self._resync_soon)
-        return complete
+        return self._finding.complete
 
     def _adopt(self, engine: Engine, seen: Sequence[Seen]) -> None:
         for each in seen:
-            if self._ends.knows(each.id) or self._standbys.holds(each.id):
+            if self._ends.knows(each.id) or self._standbys.holds(each.id, each.name):
                 continue
             request = self._recognize(each)
+            if request is not None and request.container in self._ends.held:
+                continue  # it is just being made, and its id not known yet
             if request is None or each.state == "created":
-                self._orders.do(self._remove, engine, each.id)  # a stand-by, or one that was never started
+                self._orders.do(engine, self._remove, engine, each.id)  # a stand-by, or one that was never started
                 continue
             held = Held(request, engine, each.created, MEMORY_GUESS, id=each.id, adopted=True, limited=True)
             self._ends.hold(held)
             self._images.note(engine, request, each.image)
             if each.state in ALIVE:
                 held.frozen_since = time.monotonic() if each.state == "paused" else None
-                self._orders.do(self._follow, held)
+                self._orders.do(held.engine, self._follow, held)
             else:
                 self._ends.end_soon(held, None)
 
@@ -157,7 +154,7 @@ class DockerBackend:
             self._standbys.know(registration)
             for engine in self.engines:
                 if engine.reachable and self._images.missing(engine, registration):
-                    self._orders.do(self._fetch, engine, registration)
+                    self._orders.do(engine, self._fetch, engine, registration)
         self._tend()
 
     def _fetch(self, engine: Engine, registration: Registration) -> None:
@@ -189,7 +186,8 @@ class DockerBackend:
 
     def can_start(self, registration: Registration) -> bool:
         """Return whether the image of this version is known; mounted code is another one by now."""
-        mounted = bool(recipe.binds(registration.settings.resources, self.config)) and not registration.serialized
+        resources = registration.settings.resources
+        mounted = bool(recipe.binds(resources, self.config) or resources.volumes) and not registration.serialized
         return not mounted and self._images.known(registration)
 
     def tidy(self, registrations: Iterable[Registration]) -> None:
@@ -220,7 +218,7 @@ class DockerBackend:
             if engine is None:
                 self._ends.tell(held, 1, "no Docker engine answers", (), bystander=True)
             elif standby is None or not self._hand_over(standby, held, registration):
-                self._starts.do(self._create, held, registration)
+                self._starts.do(held.engine, self._create, held, registration)
         self._tend()
 
     def _least_loaded(self, engines: Iterable[Engine]) -> Engine | None:
@@ -252,6 +250,9 @@ class DockerBackend:
             self._ends.tell(held, 1, str(exc), ())
         except Error as exc:
             self._ends.tell(held, 1, str(exc), ())
+        except Exception as exc:  # what nobody has thought of must not keep its place for ever
+            logger.exception("the container %s can't be made", request.container)
+            self._ends.tell(held, 1, f"it can't be made: {type(exc).__name__}: {exc}", ())
         else:
             held.output = output
             if held.killed:
@@ -282,12 +283,13 @@ class DockerBackend:
             early, late = (line, b"") if len(line) <= HELD_BYTES else (b"", line)
             found.send(early)
             engine.start(identity)
-            found.send(late)
+            with contextlib.suppress(OSError):  # it has ended before it has read that, and its end tells why
+                found.send(late)
         except OSError as exc:
-            self._orders.do(self._remove, engine, identity)
+            self._orders.do(engine, self._remove, engine, identity)
             raise UnreachableError(f"the Docker engine {engine.shown} has ended a container's line: {exc}") from exc
         except EngineError:
-            self._orders.do(self._remove, engine, identity)
+            self._orders.do(engine, self._remove, engine, identity)
             raise
         return output
 
@@ -301,9 +303,9 @@ class DockerBackend:
         if held is None:
             return
         held.asked = True
-        self._orders.do(self._send, held, "SIGUSR2" if grace > 0 else "SIGTERM")
-        self._timers.after(grace, self._orders.do, self._hurry, held)
-        self._timers.after(grace + LEAVE_SECONDS, self._orders.do, self._send, held, "SIGKILL")
+        self._orders.do(held.engine, self._send, held, "SIGUSR2" if grace > 0 else "SIGTERM")
+        self._timers.after(grace, self._orders.do, held.engine, self._hurry, held)
+        self._timers.after(grace + LEAVE_SECONDS, self._orders.do, held.engine, self._send, held, "SIGKILL")
 
     def _hurry(self, held: Held) -> None:
         for _ in range(2):  # the second one hurries, whichever came first
@@ -314,7 +316,7 @@ class DockerBackend:
         held = self._ends.held.get(container)
         if held is not None:
             held.killed = True
-            self._orders.do(self._send, held, "SIGKILL")
+            self._orders.do(held.engine, self._send, held, "SIGKILL")
 
     def _send(self, held: Held, signal: str) -> None:
         if not held.id or held.ending or held.request.container not in self._ends.held:
@@ -331,7 +333,7 @@ class DockerBackend:
         """See :class:`scaleplug.abc.ContainerBackend`."""
         exits, told = self._ends.take()
         for engine, identity in told:
-            self._orders.do(self._remove, engine, identity)
+            self._orders.do(engine, self._remove, engine, identity)
         self._tend()
         return exits
 
@@ -367,7 +369,13 @@ class DockerBackend:
         labels = recipe.labels(self.config, recipe.STANDBY)
         line = recipe.first_line(registrations, self.config, None)
         making = self._making(standby.engine, registrations[0], standby.name, labels)
-        self._bring_up(standby.engine, making, line, on_made=made, listen=listen)
+        try:
+            self._bring_up(standby.engine, making, line, on_made=made, listen=listen)
+        except UnreachableError as exc:
+            standby.engine.lost(exc)
+            self._doubtful.add(standby.name)
+            standby.dismissed = True  # nobody's code is to blame
+            raise
         if standby.dismissed:
             self._remove_standby(standby)
 
@@ -385,11 +393,11 @@ class DockerBackend:
         try:
             output.line.send(recipe.order(request, registration))
         except OSError:
-            self._orders.do(self._remove, standby.engine, standby.id)
+            self._orders.do(standby.engine, self._remove, standby.engine, standby.id)
             held.output = None
             self._ends.release(held)
             return False
-        self._orders.do(self._rename, held)
+        self._orders.do(held.engine, self._rename, held)
         return True
 
     def _rename(self, held: Held) -> None:
@@ -405,19 +413,24 @@ class DockerBackend:
     # -- what engines tell -----------------------------------------------------------------------------------------
 
     def _on_event(self, action: str, identity: str, attributes: Mapping[str, str]) -> None:
-        if not self._ends.on_event(action, identity, attributes) and action in ("die", "destroy"):
+        if self._ends.on_event(action, identity, attributes):
+            return
+        if action in ("die", "destroy"):
             self._standbys.on_end(identity, int(attributes.get("exitCode", "1")))
+        elif action == "pause":
+            self._standbys.on_pause({identity})
 
     def _on_back(self, engine: Engine) -> None:
         """Find what has happened while an engine did not answer."""
         self._resync(engine)
-        self._timers.after(FRESH_SECONDS + 1, self._orders.do, self._resync, engine)  # for those that were new just now
+        # Once more, for those that were new just now.
+        self._timers.after(FRESH_SECONDS + 1, self._orders.do, engine, self._resync, engine)
         self._on_exit("*")
 
     def _resync_soon(self) -> None:
         for engine in self.engines:
             if engine.reachable:
-                self._orders.do(self._resync, engine)
+                self._orders.do(engine, self._resync, engine)
         self._timers.after(RESYNC_SECONDS, self._resync_soon)
 
     def _resync(self, engine: Engine) -> None:
@@ -429,16 +442,17 @@ class DockerBackend:
         self._ends.reconcile(engine, seen)
         for left in [left for left in self._unremoved if left[0] is engine]:
             self._unremoved.discard(left)
-            self._orders.do(self._remove, *left)
+            self._orders.do(engine, self._remove, *left)
         self._standbys.reconcile(engine, {i for i, each in seen.items() if each.state in ALIVE})
+        self._standbys.on_pause({i for i, each in seen.items() if each.state == "paused"})
         for each in seen.values():
             if each.name in self._doubtful and not self._ends.knows(each.id):
                 self._doubtful.discard(each.name)
-                self._orders.do(self._remove, engine, each.id)
+                self._orders.do(engine, self._remove, engine, each.id)
         for held in self._ends.on(engine):
             if held.unsent:
                 signal, held.unsent = held.unsent, ""
-                self._orders.do(self._send, held, signal)
+                self._orders.do(held.engine, self._send, held, signal)
 
     def _remove(self, engine: Engine, identity: str) -> None:
         try:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from signal import Signals
 
 from scaleplug.abc import BackendContainer, ContainerExit, StartRequest
-from scaleplug.backends.crew import Crew
+from scaleplug.backends.crew import Crews
 from scaleplug.backends.engine import Engine, EngineError, Seen
 from scaleplug.backends.output import LINES_KEPT, Output
 
@@ -54,8 +54,8 @@ class Held:
 class Ends:
     """The containers of one controller's engines that have not ended, and the ends that were not told yet."""
 
-    def __init__(self, crew: Crew, on_exit: Callable[[str], object]) -> None:
-        self._crew, self._on_exit = crew, on_exit
+    def __init__(self, crews: Crews, on_exit: Callable[[str], object]) -> None:
+        self._crews, self._on_exit = crews, on_exit
         self.held: dict[str, Held] = {}
         self.lock = threading.RLock()
         self._by_id: dict[str, Held] = {}
@@ -116,7 +116,7 @@ class Ends:
             if held.ending:
                 return
             held.ending = True
-        self._crew.do(self._end, held, exit_code, bystander)
+        self._crews.do(held.engine, self._end, held, exit_code, bystander)
 
     def _end(self, held: Held, exit_code: int | None, bystander: bool) -> None:
         code, reason = exit_code, ""

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from scaleplug.errors import ConfigurationError, Error
@@ -21,7 +22,14 @@ from scaleplug.errors import ConfigurationError, Error
 try:
     import docker
     import requests
-    from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+    from docker.errors import (
+        APIError,
+        DockerException,
+        ImageNotFound,
+        InvalidArgument,
+        InvalidVersion,
+        NotFound,
+    )
     from docker.utils import parse_repository_tag
     from urllib3.exceptions import HTTPError
 except ImportError as missing:
@@ -138,8 +146,25 @@ def _told(what: str, where: str) -> Iterator[None]:
         raise NoImageError(str(exc.explanation or exc)) from exc
     except APIError as exc:
         raise EngineError(f"the Docker engine {where} refused to {what}: {exc.explanation or exc}") from exc
+    except (InvalidArgument, InvalidVersion) as exc:
+        raise EngineError(f"the Docker engine {where} can't be asked to {what}: {exc}") from exc
     except (requests.RequestException, HTTPError, DockerException, OSError) as exc:
         raise UnreachableError(f"the Docker engine {where} can't be reached to {what}: {exc}") from exc
+
+
+def check_url(url: str | None) -> None:
+    """Raise ConfigurationError for an address that can't be one: nobody should wait for that to answer."""
+    name, given = ("SCALEPLUG_DOCKER_HOSTS", url) if url else ("DOCKER_HOST", os.environ.get("DOCKER_HOST"))
+    if not given:
+        return
+    try:
+        docker.utils.parse_host(given)
+    except (DockerException, ValueError) as exc:
+        raise ConfigurationError(
+            f"{name} names the engine {given!r} ({exc}): use unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST"
+        ) from None
+    if given.startswith("ssh:") and find_spec("paramiko") is None:
+        raise ConfigurationError(f"{name} names the engine {given!r}, which needs paramiko: pip install 'docker[ssh]'")
 
 
 class Engine:
@@ -153,6 +178,7 @@ class Engine:
         on_event: Callable[[str, str, Mapping[str, str]], object],
         on_back: Callable[[Engine], object],
     ) -> None:
+        check_url(url)
         self.url, self.label = url, label
         self.shown = url or "of this host"
         self._on_event, self._on_back = on_event, on_back
@@ -184,6 +210,8 @@ class Engine:
         if self.reachable or self._watching is None:
             logger.warning("its containers are held as they are: %s", why)
         self.reachable = False
+        with contextlib.suppress(Exception):
+            self._events.close()  # it may be as open as ever: who listens there finds out when it answers again
 
     @property
     def client(self) -> Any:

@@ -100,7 +100,7 @@ class ProcessBackend:
 
     # -- zygotes ---------------------------------------------------------------------------------------------------
 
-    def adopt(self) -> bool:
+    def adopt(self, *, rest: bool = False) -> bool:  # noqa: ARG002  # all is seen at once
         """Connect to the zygotes that a controller before this one has left."""
         for path in sorted(self.folder.glob("*.sock")):
             link = self._connect(path, None)

@@ -88,6 +88,7 @@ def host_options(registration: Registration, config: Config) -> dict[str, Any]:
     resources, memory = registration.settings.resources, registration.settings.memory
     options: dict[str, Any] = {
         "binds": binds(resources, config),
+        "mounts": mounts(resources),
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "log_config": {"type": "local", "config": {"max-size": LOG_SIZE, "max-file": LOG_FILES}},
@@ -117,7 +118,7 @@ def _devices(gpu: str) -> dict[str, Any]:
 
 
 def binds(resources: Resources, config: Config) -> list[str]:
-    """Return what is mounted: what every container has, and what the function asks for."""
+    """Return what is mounted: what every container has, and the volumes that the function asks for."""
     common = [part.strip() for part in (config.docker_volumes or "").split(",") if part.strip()]
     for part in common:
         if part.count(":") not in (1, 2) or not part.split(":")[1].startswith("/"):
@@ -125,10 +126,21 @@ def binds(resources: Resources, config: Config) -> list[str]:
                 f"SCALEPLUG_DOCKER_VOLUMES must be SOURCE:PATH or SOURCE:PATH:ro with commas between them, not {part!r}"
             )
     asked = [
-        f"{what.removesuffix(':ro')}:{path}{':ro' if what.endswith(':ro') else ''}" for path, what in resources.volumes
+        f"{what.removesuffix(':ro')}:{path}{':ro' if what.endswith(':ro') else ''}"
+        for path, what in resources.volumes
+        if not what.startswith("/")
     ]
     paths = {path for path, _ in resources.volumes}
-    return [part for part in common if part.split(":")[1] not in paths] + asked
+    return [part for part in common if part.split(":")[1].rstrip("/") not in paths] + asked
+
+
+def mounts(resources: Resources) -> list[dict[str, Any]]:
+    """Return the host's folders that the function asks for: so mounted, one that is missing is told, and not made."""
+    return [
+        {"Type": "bind", "Source": what.removesuffix(":ro"), "Target": path, "ReadOnly": what.endswith(":ro")}
+        for path, what in resources.volumes
+        if what.startswith("/")
+    ]
 
 
 def secrets_of(resources: Resources, folder: Path) -> dict[str, str]:

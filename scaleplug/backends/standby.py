@@ -25,6 +25,7 @@ logger = logging.getLogger("scaleplug")
 BACK_OFF = (1.0, 60.0)
 FRESH_SECONDS = 5.0
 ENDED_BY_ENGINE = 128 + Signals.SIGTERM
+KILLED = 128 + Signals.SIGKILL
 PROBES_AT_ONCE = 2
 PREPARED_AHEAD = 200
 """So many functions one that stands by prepares; others it prepares when it is told to be their container."""
@@ -117,10 +118,10 @@ class Standbys:
         with self._lock:
             return sum(1 for s in self._all.values() if s.engine is engine)
 
-    def holds(self, identity: str) -> bool:
-        """Return whether a container is one of them."""
+    def holds(self, identity: str, name: str) -> bool:
+        """Return whether a container is one of them; of one that is just being made only the name is known."""
         with self._lock:
-            return any(s.id == identity for s in self._all.values())
+            return name in self._all or any(s.id == identity for s in self._all.values())
 
     def reconcile(self, engine: Engine, alive: set[str]) -> None:
         """Take note of those that an engine has no more."""
@@ -132,6 +133,12 @@ class Standbys:
                 standby.dismissed = True  # it went with its engine, and nobody is to blame
         for standby in gone:
             self._do(self._bury, standby, 0)
+
+    def on_pause(self, paused: set[str]) -> None:
+        """Let those go that somebody has paused: they would take an order, and do nothing."""
+        with self._lock:
+            for standby in [s for s in self._all.values() if s.id in paused and not s.dismissed]:
+                self._dismiss(standby)
 
     def take(self, registration: Registration, engines: Iterable[Engine]) -> Standby | None:
         """Take one that is ready to be a container of the function, on one of the engines."""
@@ -218,7 +225,9 @@ class Standbys:
                 self._all.pop(standby.name, None)
         else:
             lines = list(standby.output.last) if standby.output is not None else []
-            self._failed(standby, "\n".join(lines) or f"it exited with status {exit_code}")
+            killed = "it was killed by SIGKILL: does it need more memory than it may use (memory=)?"
+            why = killed if exit_code == KILLED else f"it exited with status {exit_code}"
+            self._failed(standby, "\n".join(lines) or why)
         self._remove(standby)
 
     def _failed(self, standby: Standby, why: str) -> None:
@@ -256,6 +265,6 @@ class Standbys:
             self._all.clear()
 
     def left(self) -> bool:
-        """Return whether any is there."""
+        """Return whether any is there, as far as engines answer."""
         with self._lock:
-            return bool(self._all)
+            return any(standby.engine.reachable for standby in self._all.values())

@@ -130,7 +130,7 @@ class FakeBackend:
 
     # -- what the controller needs beyond it -----------------------------------------------------------------------
 
-    def adopt(self) -> bool:
+    def adopt(self, *, rest: bool = False) -> bool:  # noqa: ARG002  # nothing is far away
         """Find what is there already: it is all in this object."""
         return self.known
 

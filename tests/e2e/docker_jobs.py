@@ -60,6 +60,11 @@ def untold() -> None:
     """Need a secret that isn't there."""
 
 
+@app.function(max_containers=1, volumes={"/data": "/no/such/folder"})
+def unmounted() -> None:
+    """Need a folder of the host that isn't there."""
+
+
 @app.function(max_containers=20)
 def stay(seconds: float) -> float:
     """Take its time."""

@@ -156,13 +156,14 @@ def test_a_missing_image_is_one_clear_error_until_it_is_there(place: Site, tests
     place.client.api.remove_image("scaleplug-e2e:late", force=True)
 
 
-def test_an_image_without_scaleplug_and_a_missing_secret_are_told(place: Site) -> None:
+def test_an_image_without_scaleplug_a_missing_secret_and_a_missing_folder_are_told(place: Site) -> None:
     place.controller()
-    calls = [jobs.bare.spawn(), jobs.untold.spawn()]
+    calls = [jobs.bare.spawn(), jobs.untold.spawn(), jobs.unmounted.spawn()]
     found = trouble(place, jobs.bare)
     assert found["reason"] == "exited with status 1"
     assert any("No module named" in line for line in found["lines"]), found
     assert "the secret NO_SUCH_SECRET can't be read from" in trouble(place, jobs.untold)["reason"]
+    assert "path does not exist: /no/such/folder" in trouble(place, jobs.unmounted)["reason"]
     for call in calls:
         call.cancel()
 

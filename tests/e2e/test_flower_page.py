@@ -135,6 +135,18 @@ def test_settings_are_changed_in_the_page(page: Browser, crowd: Crowd):
     page.wait("document.getElementById('sp-detail').hidden")
 
 
+def test_a_function_that_goes_while_it_is_shown(page: Browser, crowd: Crowd):
+    client, functions = crowd.store.client, crowd.store.keys.functions
+    page.run(f"document.querySelector('.sp-row[data-name=\"{NAME}\"]').click()")
+    page.wait(DETAIL)
+    sealed = client.hget(functions, NAME)
+    client.hdel(functions, NAME)
+    page.wait("document.getElementById('sp-d-trouble').textContent.includes('is not registered any more')")
+    client.hset(functions, NAME, sealed)
+    page.wait("!document.getElementById('sp-d-trouble').textContent")
+    del page.errors[:]  # Chromium tells of the status 404
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "phone"), [(1280, False), (390, True)])
 def test_it_fits_a_window_and_a_theme(page: Browser, tmp_path: Path, theme: str, width: int, phone: bool):

@@ -108,7 +108,8 @@ def test_only_what_has_changed_is_sent(flower: Flower, crowd: Crowd):
 
     (row,) = wait_until(changed)
     assert row[0] == idle[0]
-    assert flower.json("/autoscaler/changes?since=999999999")["columns"]  # of a Flower before this one
+    for another in (1, 10**15):  # the number is of a Flower before this one, or of another one
+        assert flower.json(f"/autoscaler/changes?since={another}")["columns"]
 
 
 def test_a_queue_without_a_consumer_is_seen(flower: Flower, crowd: Crowd):
@@ -195,6 +196,22 @@ def test_scaleplug_flower_and_no_secret(start: Callable[..., Flower], server: Em
     assert flower.ask(PATH, {"changes": {"min_containers": 1}}, headers=flower.token())[0] == 403
     words = psutil.Process(flower.process.pid).cmdline()
     assert {"--purge_offline_workers=120", "--persistent=False", "--address=127.0.0.1"} <= set(words)
+
+
+def test_who_may_change_settings_may_so_when_redis_is_back(start: Callable[..., Flower]):
+    flower = start(FLOWER_BASIC_AUTH=USER, SCALEPLUG_REDIS_URL="redis://127.0.0.1:1/0")
+    _, page, _ = flower.ask("/autoscaler")
+    assert first(page)["error"].startswith("Redis does not answer")
+    assert first(page)["whyNot"] == ""
+
+
+def test_a_secret_that_is_none_is_told(start: Callable[..., Flower]):
+    flower = start(FLOWER_BASIC_AUTH=USER, SCALEPLUG_SECRET="short")
+    status, page, cookies = flower.ask("/autoscaler")
+    assert (status, "SCALEPLUG_SECRET is too short" in first(page)["error"]) == (200, True)
+    headers = {"X-XSRFToken": first(page)["token"], "Cookie": f"_xsrf={cookies['_xsrf']}"}
+    status, text, _ = flower.ask(PATH, {"reset": True}, headers=headers)
+    assert (status, "SCALEPLUG_SECRET is too short" in text) == (403, True)
 
 
 def test_no_redis_is_told(start: Callable[..., Flower]):

@@ -8,16 +8,19 @@ import signal
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scaleplug.errors import InvalidError
-from scaleplug.metrics import parse_place
+from scaleplug.errors import ConfigurationError, InvalidError
+from scaleplug.metrics import Metrics, parse_place
 from tests.commands import SECRET, python, scaleplug, told
 from tests.controllers import Controller
 from tests.helpers import wait_until
+
+if TYPE_CHECKING:
+    from scaleplug.store import Store
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -134,6 +137,12 @@ def test_a_place_to_serve(text: str, place: tuple[str, int]):
 def test_no_place_to_serve(text: str):
     with pytest.raises(InvalidError, match="--metrics must be a port, or HOST:PORT"):
         parse_place(text)
+
+
+def test_what_is_no_name_of_a_host_is_told():
+    metrics = Metrics(cast("Store", None), lambda: False)
+    with pytest.raises(ConfigurationError, match=r"--metrics can't use a\.\.b:0: .* an address of this host"):
+        metrics.serve("a..b", 0)
 
 
 def test_a_port_in_use_is_told(controller: Controller, environ: dict[str, str], tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from scaleplug.abc import StartRequest
 from scaleplug.backends import recipe
-from scaleplug.backends.docker import host_name
+from scaleplug.backends.crew import Crews
+from scaleplug.backends.docker import DockerBackend, host_name
 from scaleplug.backends.ends import Ends, Held
-from scaleplug.backends.engine import Engine, NoImageError, Seen
+from scaleplug.backends.engine import Engine, NoImageError, Seen, UnreachableError
 from scaleplug.backends.images import Images
 from scaleplug.backends.output import Output
 from scaleplug.backends.standby import Standby, Standbys
@@ -62,11 +64,15 @@ def test_names_can_be_read_back() -> None:
 
 
 def test_resources_become_what_the_engine_takes() -> None:
-    resources = Resources(cpu=1.5, gpu="device=0,2", volumes={"/data": "other:ro"}, network="net")  # type: ignore[arg-type]
+    volumes: Any = {"/data": "other:ro", "/models": "/srv/models:ro", "/out": "/srv/out"}
+    resources = Resources(cpu=1.5, gpu="device=0,2", volumes=volumes, network="net")
     options = recipe.host_options(registration(memory=64, resources=resources), CONFIG)
     assert (options["mem_limit"], options["memswap_limit"], options["nano_cpus"]) == (64 << 20, 64 << 20, 1_500_000_000)
     assert options["device_requests"][0]["device_ids"] == ["0", "2"]
     assert options["binds"] == ["/srv:/srv:ro", "other:/data:ro"]  # the function's own stands above
+    assert [(m["Type"], m["Source"], m["Target"], m["ReadOnly"]) for m in options["mounts"]] == [
+        ("bind", "/srv/models", "/models", True), ("bind", "/srv/out", "/out", False),
+    ]  # fmt: skip
     assert options["network_mode"] == "net"
     for gpu, count in (("2", 2), ("all", -1)):
         found = recipe.host_options(registration(resources=Resources(gpu=gpu)), CONFIG)
@@ -164,12 +170,31 @@ def test_a_missing_image_is_told(policy: str, told: str) -> None:
 
 
 class Now:
-    """A crew that does everything at once."""
+    """Crews that do everything at once."""
 
     busy = False
 
-    def do(self, job: Callable[..., object], *args: Any) -> None:
+    def do(self, _engine: object, job: Callable[..., object], *args: Any) -> None:
         job(*args)
+
+
+@pytest.mark.parametrize("url", ["foo", "foo://x", "tcp://", "tcp://a:port", "tcp://a:99999", "fd://3"])
+def test_an_address_that_can_be_none_is_told(url: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"SCALEPLUG_DOCKER_HOSTS names the engine '{url}' .*: use unix:///PATH"
+    ):
+        Engine(url, "label", on_event=lambda *_: None, on_back=lambda _: None)
+
+
+def test_an_engine_that_hangs_keeps_no_hand_from_the_others() -> None:
+    crews, goes_on, done = Crews("test", 2), threading.Event(), threading.Event()
+    for _ in range(5):
+        crews.do("hangs", goes_on.wait, 30)
+    crews.do("answers", done.set)
+    assert done.wait(10)
+    assert crews.busy
+    goes_on.set()
+    crews.close()
 
 
 def held(engine: FakeEngine, *, slot: int = 1, limited: bool = False) -> Held:
@@ -244,6 +269,77 @@ def test_output_comes_in_lines_and_the_marker_is_nobodys() -> None:
     assert (marks, output.last[-1]) == ([1], "end")
 
 
+class Bare:
+    """An engine whose containers end before they have read all."""
+
+    shown = "bare"
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.broken: Error | None = None
+
+    def create(self, _making: object) -> str:
+        if self.broken is not None:
+            raise self.broken
+        return "id"
+
+    def attach(self, _identity: str) -> Any:
+        return self
+
+    def send(self, data: bytes) -> None:
+        if data:
+            raise BrokenPipeError
+
+    def start(self, _identity: str) -> None:
+        self.did.append("start")
+
+    def remove(self, _identity: str) -> None:
+        self.did.append("remove")
+
+    def image(self, _name: str) -> str:
+        return "sha256:1"
+
+    def lost(self, _why: object) -> None:
+        self.did.append("lost")
+
+
+def backend_of() -> DockerBackend:
+    config = replace(CONFIG, docker_hosts="tcp://127.0.0.1:1")
+    return DockerBackend(
+        config,
+        find=lambda *_: registration(),
+        find_record=lambda _: {},
+        on_exit=lambda _: None,
+        on_lines=lambda _: None,
+    )
+
+
+def test_a_container_that_ends_before_it_has_read_its_line_is_told_by_its_end() -> None:
+    backend, engine = backend_of(), Bare()
+    try:
+        output = object()
+        brought = backend._bring_up(
+            cast("Engine", engine), cast("Any", None), b"x" * 100_000,
+            on_made=lambda _: None, listen=lambda _: cast("Output", output),
+        )  # fmt: skip
+        assert (brought, engine.did) == (output, ["start"])
+    finally:
+        backend.close()
+
+
+def test_a_stand_by_that_an_engine_may_have_made_is_removed_later_and_blames_no_code() -> None:
+    backend, engine = backend_of(), Bare()
+    try:
+        engine.broken = UnreachableError("no answer")
+        known = registration()
+        standby = Standby(recipe.kind_of(known), cast("Engine", engine), "scaleplug-standby-1")
+        with pytest.raises(UnreachableError):
+            backend._make_standby(standby, [known])
+        assert (backend._doubtful, standby.dismissed, engine.did) == ({"scaleplug-standby-1"}, True, ["lost"])
+    finally:
+        backend.close()
+
+
 # -- stand-bys -----------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +352,11 @@ class Stage:
         self.broken = ""
         self.engine = cast("Engine", object())
         self.all = Standbys(
-            wanted, make=self.make, remove=lambda s: self.removed.append(s.id), do=Now().do, told=lambda: None
+            wanted,
+            make=self.make,
+            remove=lambda s: self.removed.append(s.id),
+            do=lambda job, *args: job(*args),
+            told=lambda: None,
         )
 
     def make(self, standby: Standby, registrations: list[Registration]) -> None:
@@ -296,6 +396,11 @@ def test_one_tells_whether_the_code_can_be_imported_and_goes() -> None:
     (probe,) = stage.made
     stage.all.on_ready(probe)
     assert (stage.all.problem(registration("f")), probe.dismissed) == ("", True)
+    stage.all.know(registration("f", version="1b", memory=8))
+    stage.all.problem(registration("f", version="1b", memory=8))
+    stage.all.tend({stage.engine: 1})
+    stage.all.on_end(stage.made[-1].id, 137)
+    assert "does it need more memory" in (stage.all.problem(registration("f", version="1b", memory=8)) or "")
     stage.broken = "there is no image"
     stage.all.know(registration("f", version="2"))
     assert stage.all.problem(registration("f", version="2")) is None

@@ -11,8 +11,9 @@ import pytest
 from tornado.web import url
 
 from scaleplug.contrib.flower import plug, tab
-from scaleplug.contrib.flower.board import COLUMNS, told, trend
+from scaleplug.contrib.flower.board import COLUMNS, FRESH_SECONDS, Board, told, trend
 from scaleplug.contrib.flower.tab import PARTS, with_link
+from scaleplug.settings import Config
 
 OLDER = """
       <li class="nav-item">
@@ -135,3 +136,21 @@ def test_the_page_and_the_board_speak_of_the_same_columns():
     for page in pages:  # nothing comes from elsewhere
         assert "http" not in page.read_text().replace("HTTP", ""), page
         assert len(page.read_text().splitlines()) < 400, page
+
+
+def test_those_who_waited_for_a_look_that_failed_do_not_try_again(monkeypatch: pytest.MonkeyPatch):
+    board = Board(Config(redis_url="redis://127.0.0.1:1/0", secret="x" * 32))
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(board, "_look", look)
+    for _ in range(3):
+        with pytest.raises(TimeoutError, match="no answer"):
+            board.changes(0)
+    assert len(looks) == 1
+    board._failed -= FRESH_SECONDS
+    monkeypatch.setattr(board, "_look", lambda: None)
+    assert board.changes(0)["rows"] == []

@@ -53,6 +53,18 @@ def test_decorators_take_them(decorator: str) -> None:
     [
         ("image", "", "image must be the name of a container image"),
         ("image", 3, "not 3"),
+        ("image", "shop 12", "not 'shop 12'"),
+        ("image", "Shop:12", "not 'Shop:12'"),
+        ("image", "shop:12:13", "not 'shop:12:13'"),
+        ("image", "-shop", "not '-shop'"),
+        ("network", "none", "network must be one on which containers reach Redis, not 'none'"),
+        ("network", "a b", "not 'a b'"),
+        ("env", {"A": "\ud800"}, "env sets A to '\\ud800': use text that is valid UTF-8"),
+        ("secrets", ["KEY=.."], "secrets names 'KEY=..'"),
+        ("secrets", ["KEY", "KEY=key.txt"], "env and secrets set the variable KEY twice"),
+        ("volumes", {"//": "data"}, "volumes mounts at '/': use an absolute path"),
+        ("volumes", {"/data": "x"}, "volumes mounts 'x' at /data"),
+        ("volumes", {"/data": "shop", "/data/": "store"}, "volumes mounts at '/data' twice"),
         ("network", " host", "network must be the name of a network"),
         ("cpu", 0, "cpu must be a number of cores from 0.01 on"),
         ("cpu", True, "not True"),
@@ -76,6 +88,26 @@ def test_what_is_wrong_is_told(option: str, value: Any, told: str) -> None:
     with pytest.raises(InvalidError) as caught:
         App("resources").function(serialized=True, **{option: value})
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "shop",
+        "shop:12",
+        "team/shop:v1.2_x",
+        "localhost:5000/a/b__c:1",
+        "ghcr.io/a-b/c.d@sha256:" + "0" * 64,
+        "sha256:" + "ab" * 32,
+    ],
+)
+def test_names_of_images(image: str) -> None:
+    assert Resources(image=image).image == image
+
+
+def test_a_variable_has_one_value() -> None:
+    with pytest.raises(InvalidError, match="env and secrets set the variable KEY twice: name each only once"):
+        Resources(env={"KEY": "1"}, secrets=["KEY"])
 
 
 def test_what_has_no_effect_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, RedisError
 
 from scaleplug.client import RedisCaller
 from scaleplug.errors import InvalidError, NotFoundError, SerializationError
@@ -45,6 +45,8 @@ COLUMNS: Final = (
 class _Seen:
     """What the last look has found."""
 
+    first: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    """The number before the first look: higher than any of a Flower that ran before this one, for browsers stay."""
     number: int = 0
     now: float = 0.0
     leader: str | None = None
@@ -66,7 +68,10 @@ class Board:
         self.keyring = Keyring(config.secret) if config.secret else None
         self._lock = threading.Lock()
         self._seen = _Seen()
+        self._seen.number = self._seen.first
         self._looked = self._looked_slowly = self._looked_for_queues = float("-inf")
+        self._failure: Exception | None = None
+        self._failed = 0.0
         self._names: set[str] = set()
         self._known: dict[str, Registration] = {}
         self._overridden: set[str] = set()
@@ -80,10 +85,9 @@ class Board:
         """Return what has changed after the look of that number, everything for 0."""
         with self._lock:
             if time.monotonic() - self._looked >= FRESH_SECONDS:
-                self._look()
-                self._looked = time.monotonic()
+                self._look_or_fail()
             seen = self._seen
-            if since > seen.number:
+            if not seen.first < since <= seen.number:
                 since = 0  # it is another Flower's
             found: dict[str, Any] = {
                 "number": seen.number,
@@ -98,6 +102,17 @@ class Board:
             if seen.queues_changed > since or since == 0:
                 found["queues"] = seen.queues
             return found
+
+    def _look_or_fail(self) -> None:
+        """Look; those who have waited for a look that failed don't try again, each for as long, one after the other."""
+        if self._failure is not None and time.monotonic() - self._failed < FRESH_SECONDS:
+            raise self._failure.with_traceback(None)
+        try:
+            self._look()
+        except (RedisError, OSError) as exc:
+            self._failure, self._failed = exc, time.monotonic()
+            raise
+        self._failure, self._looked = None, time.monotonic()
 
     def _look(self) -> None:
         seen, clock = self._seen, time.monotonic()

@@ -281,7 +281,7 @@
   async function ask(path, options) {
     const answer = await fetch(base + path, { credentials: "same-origin", ...options });
     const said = (answer.headers.get("Content-Type") || "").includes("json") ? await answer.json() : {};
-    if (!answer.ok) throw new Error(said.error || "Flower answers with status " + answer.status);
+    if (!answer.ok) throw Object.assign(new Error(said.error || "Flower answers with status " + answer.status), { status: answer.status });
     return said;
   }
 

@@ -89,7 +89,9 @@ window.scaleplugDetail = (function () {
     try {
       const data = await use.ask("/function/" + encodeURIComponent(open.name) + "?points=0");
       if (open === mine) describe(data);
-    } catch (error) { /* the list tells that nothing comes */ }
+    } catch (error) { // else the list tells that nothing comes
+      if (open === mine && error.status === 404) { open.text = null; trouble(error.message, []); }
+    }
   }
 
   // -- what it is ----------------------------------------------------------------------------------------------------
