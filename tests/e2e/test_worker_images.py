@@ -46,6 +46,14 @@ def size(client: Any, name: str) -> int:
     return found
 
 
+def test_the_image_of_the_first_command_in_the_contract_has_no_extras(
+    client: Any, engine: Engine, pip_arguments: Mapping[str, str]
+) -> None:
+    build(engine, "worker_images/base/Dockerfile", "scaleplug-plain", {**pip_arguments, "BASE_IMAGE": BASE_IMAGE})
+    found = "from importlib.util import find_spec; print(find_spec('docker'), find_spec('celery').name)"
+    assert run(client, "scaleplug-plain", found) == "None celery"
+
+
 def test_the_worker_image_adds_150_mib_at_most_and_needs_no_root(
     client: Any, worker_image: str, pip_arguments: Mapping[str, str]
 ) -> None:
