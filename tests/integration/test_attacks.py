@@ -41,7 +41,7 @@ def test_cancelling_a_call_leaves_what_its_inputs_have_spawned(surroundings: Sur
 def test_a_take_whose_reply_was_lost_is_still_a_take(surroundings: Surroundings) -> None:
     store, name = surroundings.store, "jobs.nobody"
     assert store.connect("c", name, 0, 0, ()) == 1
-    store.client.lpush(store.keys.transit("c", 1), "message")
+    store.client.lpush(store.keys.transit("c", 1), '{"id": "id"}')
     first = store.begin("c", 1, name, "id", 60, {})
     assert (first.status, first.attempt) == ("ok", 1)
     assert store.begin("c", 1, name, "id", 60, {}) == first

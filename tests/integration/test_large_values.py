@@ -195,7 +195,7 @@ def test_the_arguments_of_a_caller_that_seemed_gone_wait_with_its_inputs(surroun
 def test_an_outcome_that_comes_too_late_is_deleted_and_one_that_was_stored_is_not(surroundings: Surroundings) -> None:
     store, name, blobs = surroundings.store, "jobs.nobody", surroundings.caller.blobs
     store.client.hset(store.keys.functions, name, "")
-    store.submit(name, ["message"], most_pending=10)
+    store.submit(name, ['{"id": "id"}'], most_pending=10)
     store.connect("d", name, 0, 0, ())
     store.take_many("d", 1, name, 1)
     store.begin("d", 1, name, "id", 60, {})
@@ -305,13 +305,13 @@ def test_a_cancelled_spawn_map_leaves_no_large_arguments(
 def test_a_second_large_end_of_a_kept_input_is_deleted(surroundings: Surroundings) -> None:
     store, name, blobs = surroundings.store, "jobs.nobody", surroundings.caller.blobs
     store.client.hset(store.keys.functions, name, "")
-    store.submit(name, ["message"], most_pending=10, record=Record("fc-again", 60))
+    store.submit(name, ['{"id": "id"}'], most_pending=10, record=Record("fc-again", 60))
     reply = {"call": "fc-again", "index": 0, "caller": "", "keep": 60}
     for end in ("first", "second"):
         store.connect("e", name, 0, 0, ())
         epoch = int(store.client.hget(store.keys.of("container", "e"), "epoch"))
         if not store.take_many("e", epoch, name, 1):
-            store.client.lpush(store.keys.transit("e", epoch), "message")
+            store.client.lpush(store.keys.transit("e", epoch), '{"id": "id"}')
         store.begin("e", epoch, name, "id", 60, reply)
         draft = f"outcome:fc-again:0:{end}"
         blobs.write(draft, Pickled((memoryview(DATA),)), keep=True)

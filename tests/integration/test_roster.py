@@ -229,11 +229,11 @@ def idle_container(stage: Stage, settings: FunctionSettings) -> tuple[str, int]:
 
 def test_what_an_idle_container_takes_does_not_ring(stage: Stage):
     container, epoch = idle_container(stage, BASE.settings)
-    stage.store.submit("shop.f", ["one"], most_pending=10)
+    stage.store.submit("shop.f", ['{"id": "one"}'], most_pending=10)
     assert not rung(stage)
     queue, transit = stage.store.keys.queue("shop.f"), stage.store.keys.transit(container, epoch)
     stage.store.client.lmove(queue, transit, "RIGHT", "LEFT")  # it still counts as idle
-    stage.store.submit("shop.f", ["two"], most_pending=10)
+    stage.store.submit("shop.f", ['{"id": "two"}'], most_pending=10)
     assert not rung(stage)
     assert stage.store.begin(container, epoch, "shop.f", "one", 5.0, {}).status == "ok"
     assert rung(stage)  # for the one that it has left
@@ -241,7 +241,7 @@ def test_what_an_idle_container_takes_does_not_ring(stage: Stage):
 
 def test_more_than_the_idle_containers_take_rings(stage: Stage):
     idle_container(stage, BASE.settings)
-    stage.store.submit("shop.f", ["one", "two"], most_pending=10)
+    stage.store.submit("shop.f", ['{"id": "one"}', '{"id": "two"}'], most_pending=10)
     assert rung(stage)
 
 
@@ -252,7 +252,7 @@ def test_more_than_the_idle_containers_take_rings(stage: Stage):
 )
 def test_what_the_controller_has_to_decide_on_rings(stage: Stage, settings: FunctionSettings):
     idle_container(stage, settings)
-    stage.store.submit("shop.f", ["one"], most_pending=10)
+    stage.store.submit("shop.f", ['{"id": "one"}'], most_pending=10)
     assert rung(stage)
 
 

@@ -122,7 +122,7 @@ def test_the_first_end_counts_and_a_signed_one_stands_above_a_reason(surrounding
     for index, outcome in ((7, b"forged"), (0, b""), (0, b"first"), (0, b"second")):
         assert store.connect("c", name, 0, 0, ()) > 0
         epoch = int(store.client.hget(store.keys.of("container", "c"), "epoch"))
-        store.client.lpush(store.keys.transit("c", epoch), "message")
+        store.client.lpush(store.keys.transit("c", epoch), '{"id": "id"}')
         answer = {**reply, "index": index}
         if outcome:
             store.begin("c", epoch, name, "id", 60, answer)
