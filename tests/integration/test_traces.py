@@ -45,10 +45,10 @@ def spans(folder: Path, trace_id: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("call", "task", "inputs"),
     [
-        (lambda: traced.double.remote(1), "traced.double", 1),
-        (lambda: traced.double.spawn(1).get(timeout=30), "traced.double", 1),
-        (lambda: traced.double.delay(1), "traced.double", 1),
-        (lambda: list(traced.double.map(range(40))), "traced.double", 40),
+        (lambda: traced.followed.remote(1), "traced.followed", 1),
+        (lambda: traced.followed.spawn(1).get(timeout=30), "traced.followed", 1),
+        (lambda: traced.followed.delay(1), "traced.followed", 1),
+        (lambda: list(traced.followed.map(range(40))), "traced.followed", 40),
         (lambda: list(traced.later.map(range(10))), "traced.later", 10),
     ],
     ids=["remote", "spawn", "delay", "map", "async map"],

@@ -57,7 +57,7 @@ def begin(**_: Any) -> None:
 
 
 @app.function(max_containers=2)
-def double(x: int) -> int:
+def followed(x: int) -> int:
     """Do something that shows up in the trace."""
     with trace.get_tracer(__name__).start_as_current_span("inside"):
         return x * 2
