@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from scaleplug.cli.deploy import told_trouble
 from scaleplug.cli.place import Place, find_place, place_options
-from scaleplug.cli.ps import WIDE
 from scaleplug.deployment import Deployment, find
 from scaleplug.errors import ConfigurationError
 from scaleplug.registry import Registration, registrations
@@ -46,18 +42,10 @@ def command(as_json: bool, redis_url: str | None, run: str | None) -> None:
     place = find_place(redis_url, run)
     with place.asking():
         rows = read_rows(place, Keyring(place.secret))
-    if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
-        return
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
-    console.print(place.title)
-    if not rows:
-        console.print("no app is deployed or registered: scaleplug deploy FILE")
-        return
-    console.print(_table(rows))
-    for row in rows:
-        for sentence in row.trouble:
-            console.print(sentence, style="yellow", soft_wrap=True)
+    place.show(
+        rows, as_json=as_json, empty="no app is deployed or registered: scaleplug deploy FILE", table=_table,
+        notes=[sentence for row in rows for sentence in row.trouble],
+    )  # fmt: skip
 
 
 def read_rows(place: Place, keyring: Keyring) -> list[Row]:

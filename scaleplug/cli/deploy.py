@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import Any
 
@@ -11,8 +10,8 @@ import click
 from rich.console import Console
 
 from scaleplug.cli.names import counted
-from scaleplug.cli.place import Place, find_place
-from scaleplug.cli.ps import WIDE, settings_table
+from scaleplug.cli.place import Place, find_place, make_console
+from scaleplug.cli.ps import settings_table
 from scaleplug.cli.registrar import deploy_programs
 from scaleplug.errors import Error, listed
 from scaleplug.registry import Registration, registrations
@@ -46,7 +45,7 @@ def command(programs: tuple[str, ...], redis_url: str | None, wait: bool) -> Non
         )
     keyring = Keyring(config.secret)  # or the error that tells how to make one
     deployed = deploy_programs(programs, config)
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console = make_console()
     for deployment in deployed:
         place = find_place(deployment["redis_url"], None)
         with place.asking():

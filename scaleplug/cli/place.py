@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
 
 from scaleplug.cli.names import find_function
 from scaleplug.embedded import Instance, find_instances
@@ -24,6 +27,13 @@ from scaleplug.settings import Config
 from scaleplug.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+WIDE = 200
+"""Columns where the output is no terminal: nothing is cut off there."""
+
+
+def make_console() -> Console:
+    """Return what tables are printed on: as wide as the terminal, and wide where there is none."""
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,20 @@ class Place:
                 click.echo(f"scaleplug: {self.title} has ended", err=True)
                 sys.exit(0)
             raise ServerError(f"{self.title} does not answer any more ({type(exc).__name__})") from None
+
+    def show(
+        self, rows: Sequence[Any], *, as_json: bool, empty: str, table: Callable[[Any], Table], notes: Iterable[str]
+    ) -> bool:
+        """Print what was found (dataclasses), as JSON or as a table with ``notes``; return whether that was a table."""
+        if as_json:
+            click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+            return False
+        console = make_console()
+        console.print(self.title)
+        console.print(table(rows) if rows else empty)
+        for note in notes:
+            console.print(note, style="yellow", soft_wrap=True)
+        return bool(rows)
 
     def function(self, wanted: str) -> str:
         """Return the full name that ``wanted`` stands for; raises NotFoundError with near misses."""

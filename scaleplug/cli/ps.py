@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from scaleplug.cli.frame import STATES
-from scaleplug.cli.place import Place, find_place, place_options
+from scaleplug.cli.place import Place, find_place, make_console, place_options
 from scaleplug.errors import InvalidError, SerializationError
 from scaleplug.registry import Registration, open_override
 from scaleplug.serializer import Keyring
@@ -27,8 +26,6 @@ WATCH_SECONDS = 1.0
 MARK = "*"
 """Stands behind a setting that was changed while it runs."""
 SETTINGS = ("min", "max", "buffer", "window")
-WIDE = 200
-"""Columns where the output is no terminal: nothing is cut off there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ def _print_json(place: Place, keyring: Keyring, *, watch: bool) -> None:
 
 
 def _print_table(place: Place, keyring: Keyring, *, watch: bool) -> None:
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console = make_console()
     if not watch:
         console.print(_view(place, keyring))
     elif console.is_terminal:

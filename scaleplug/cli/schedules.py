@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from scaleplug.app import deployed_app
 from scaleplug.call import FunctionCall
 from scaleplug.cli.names import counted
 from scaleplug.cli.place import Place, find_place, place_options
-from scaleplug.cli.ps import WIDE
 from scaleplug.client import RedisCaller
 from scaleplug.errors import InvalidError
 from scaleplug.function import Function
@@ -63,19 +59,11 @@ def show(as_json: bool, redis_url: str | None, run: str | None) -> None:
     with place.asking():
         rows = [_row(entry) for entry in Timetable(place.store).entries()]
         acts = place.store.client.exists(place.store.keys.beat + ":lock")
-    if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
-        return
-    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
-    console.print(place.title)
-    if not rows:
-        console.print("nothing is scheduled: give a function schedule=Cron(...), and deploy it")
-        return
-    console.print(_table(rows))
-    for row in rows:
-        if row.problem:
-            console.print(f"{row.name}: {row.problem}", style="yellow", soft_wrap=True)
-    if not acts:
+    shown = place.show(
+        rows, as_json=as_json, empty="nothing is scheduled: give a function schedule=Cron(...), and deploy it",
+        table=_table, notes=[f"{row.name}: {row.problem}" for row in rows if row.problem],
+    )  # fmt: skip
+    if shown and not acts:
         click.echo(
             "no beat acts, so nothing of this happens: start 'scaleplug controller' or 'scaleplug beat'", err=True
         )
