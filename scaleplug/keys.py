@@ -11,7 +11,7 @@ holds for both.
 | queue:FN | list | pending inputs, newest left; also the name of the Celery queue | callers, give-backs | containers | empty |
 | delayed:FN | zset | inputs with an ETA, and failed ones that wait for a retry, by due time | callers, containers | controller | empty |
 | due | zset | FN by its earliest due time | callers, containers, controller | controller | empty |
-| transit:C:E | list | the message a container is taking | containers (BLMOVE) | scripts | empty |
+| transit:C:E | list | the message a container is taking, or has begun and not claimed yet | containers (BLMOVE) | scripts | empty |
 | claims:C:E | hash | ID -> message, the inputs a container runs | scripts | scripts | empty |
 | running:FN | zset | ID by the time at which its timeout ends | scripts | controller, ps | empty |
 | argument:ID | hash | position -> chunk of an input's large arguments; their hashes are in its signed message | callers | containers | input ends |

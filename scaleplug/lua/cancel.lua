@@ -48,6 +48,14 @@ for _, container in ipairs(redis.call('SMEMBERS', P .. 'containers:' .. fn)) do
       told = told + 1
     end
   end
+  -- What is only being taken may have begun as well, see look.lua.
+  local taken = redis.call('LRANGE', P .. 'transit:' .. container .. ':' .. epoch_of(container), 0, 0)[1]
+  local id = taken and string.match(taken, '"id": "([^"]*)"')
+  if id and (calls[id] or calls[call_of(id)]) then
+    ids[#ids + 1] = id
+    redis.call('ZADD', P .. 'cancelling:' .. fn, 'NX', now() + tonumber(ARGV[5]), id)
+    told = told + 1
+  end
   if #ids > 0 then -- one order for all: none is to begin because another one was interrupted first
     redis.call('RPUSH', P .. 'control:' .. container, 'cancel ' .. table.concat(ids, '\n'))
     redis.call('EXPIRE', P .. 'control:' .. container, 60)

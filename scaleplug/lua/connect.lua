@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Begin a new epoch of a container's connection: it keeps the inputs it still runs, the rest goes back.
 -- ARGV: container, fn, client id of the blocking connection, pid, seconds since its fork ('' unknown), 1 if it was a
--- spare, ids it runs...
+-- spare, timeout of what it runs, ids it runs...
 -- Returns the new epoch, or 0 when the container was given up or released and must leave.
 local container, fn, record = ARGV[1], ARGV[2], P .. 'container:' .. ARGV[1]
 local state = redis.call('HGET', record, 'state')
@@ -11,11 +11,16 @@ local epoch = redis.call('HINCRBY', record, 'epoch', 1)
 local kept = P .. 'claims:' .. container .. ':' .. epoch
 for e = old, math.max(1, old - 9), -1 do
   local claims = P .. 'claims:' .. container .. ':' .. e
-  for i = 7, #ARGV do
+  local transit = P .. 'transit:' .. container .. ':' .. e
+  for i = 8, #ARGV do
     local message = redis.call('HGET', claims, ARGV[i])
     if message then
       redis.call('HSET', kept, ARGV[i], message)
       redis.call('HDEL', claims, ARGV[i])
+    elseif is_taken(transit, ARGV[i]) then -- it has begun, and its claim was lost with the connection
+      redis.call('HSET', kept, ARGV[i], redis.call('LPOP', transit))
+      redis.call('HINCRBY', P .. 'attempts:' .. fn, ARGV[i], 1)
+      redis.call('ZADD', P .. 'running:' .. fn, now() + tonumber(ARGV[7]), ARGV[i])
     end
   end
   give_back(fn, container, e, 'its container lost its connection', true)

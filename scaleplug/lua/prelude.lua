@@ -197,6 +197,12 @@ local function is_cancelled(call)
   return redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 or redis.call('HEXISTS', P .. 'call:' .. call, 'cancelled') == 1
 end
 
+-- True if it is this input that was taken into a transit list and has not been claimed; its id as look.lua finds it.
+local function is_taken(transit, id)
+  local message = redis.call('LINDEX', transit, 0)
+  return message and string.match(message, '"id": "([^"]*)"') == id
+end
+
 local expiring = {}
 
 -- Store the outcome of an input where its caller looks for it; false when nobody needs it any more. `count` is how many

@@ -13,7 +13,12 @@ local ids, ended, failed, inner, timed, microseconds, buckets = {}, 0, 0, 0, 0, 
 
 for i = 1, tonumber(ARGV[7]) do
   local id, inputs = ARGV[at], tonumber(ARGV[at + 1])
-  if redis.call('HDEL', claims, id) == 0 then
+  local ours = redis.call('HDEL', claims, id) == 1
+  if not ours and is_taken(transit, id) and epoch_of(container) == tonumber(epoch) then -- its claim was not heard
+    redis.call('LPOP', transit)
+    ours = true
+  end
+  if not ours then
     owned[i] = '0'
   else
     owned[i] = '1'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,15 +15,16 @@ from scaleplug.store.states import Claimed, End, Ended, Part, Split, Turned
 class Containers(Scripts):
     """What containers write and read."""
 
-    def connect(
+    def connect(  # noqa: PLR0913  # what the script takes
         self, container: str, function: str, client_id: int, pid: int, running: Iterable[str], *,
-        age: float | None = None, spare: bool = False,
+        age: float | None = None, spare: bool = False, timeout: float = 0.0,
     ) -> int:  # fmt: skip
         """Begin a new epoch of a container's connection; 0 when it must leave.
 
-        ``age`` is how many seconds ago its process was forked or, if it was a ``spare``, told what to be.
+        ``age`` is how many seconds ago its process was forked or, if it was a ``spare``, told what to be. ``timeout``
+        is that of an input which it runs and whose claim got lost.
         """
-        birth = ("" if age is None else f"{age:.6f}", int(spare))
+        birth = ("" if age is None else f"{age:.6f}", int(spare), timeout)
         return int(self._run("connect", container, function, client_id, pid, *birth, *running))
 
     def note_first(self, container: str, seconds: float) -> None:
@@ -54,6 +56,17 @@ class Containers(Scripts):
             for input_id, reply in inputs
         ]  # fmt: skip
         return [_claimed(result) for result in self._run_many("begin", [(row, "") for row in rows])]
+
+    def look(self, container: str, epoch: int, function: str, version: str) -> tuple[Any, ...]:
+        """Return the command that looks at what has been taken: its id if it may begin before it is claimed."""
+        return ("EVALSHA", self._script("look").sha, 1, self.keys.prefix, container, epoch, function, version)
+
+    def begin_command(
+        self, container: str, epoch: int, function: str, input_id: str, timeout: float
+    ) -> tuple[Any, ...]:
+        """Return the command that claims what was looked at, whatever has come between."""
+        where = (container, epoch, function, input_id, timeout)
+        return ("EVALSHA", self._script("begin").sha, 1, self.keys.prefix, *where, "", "", 0, 0, "", "")
 
     def finish_many(self, container: str, function: str, ends: Sequence[End]) -> list[bool]:
         """Do what :meth:`finish` does for several."""
@@ -88,9 +101,12 @@ class Containers(Scripts):
 
     def turn(  # noqa: PLR0913  # what the script takes
         self, container: str, epoch: int, function: str, timeout: float, *,
-        version: str = "", most: int, ended: Sequence[Ended] = (), link: Any = None,
+        version: str = "", most: int, ended: Sequence[Ended] = (), link: Any = None, unread: bool = False,
     ) -> Turned:  # fmt: skip
-        """Hand back what has ended and claim up to ``most`` inputs; ``link`` is a connection to do it on."""
+        """Hand back what has ended and claim up to ``most`` inputs; ``link`` is a connection to do it on.
+
+        ``unread``: the answer to an earlier command is still to come there, and tells nothing that this one doesn't.
+        """
         args: list[Any] = [container, epoch, function, timeout, version, most, len(ended)]
         for end in ended:
             args += (end.id, end.inputs, *_finish_arguments(end.seconds, end.failed, end.reply, end.outcome))
@@ -98,6 +114,9 @@ class Containers(Scripts):
         if link is not None:
             try:
                 link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+                if unread:
+                    with contextlib.suppress(redis.exceptions.ResponseError):
+                        link.read_response(disable_decoding=True)
                 found = link.read_response(disable_decoding=True)
             except redis.exceptions.NoScriptError:
                 found = None

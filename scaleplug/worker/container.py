@@ -306,6 +306,7 @@ class Container:
             turns.lists = self.config.max_attempts > 1 and not self.registration.settings.single_use_containers
             turns.fast.packed_events = bool(self.config.packed_events)
             intake.runs_packs, transport.go = turns.lists, turns.go
+            intake.ahead.on = True
         try:
             loops.synloop(*consumer.loop_args())
         except SystemExit as exc:  # WorkerShutdown

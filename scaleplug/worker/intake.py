@@ -1,10 +1,10 @@
 """Take inputs from a function's queue and hand their outcomes back, whatever the connection does meanwhile.
 
 Taking blocks in ``BLMOVE`` into the container's transit list; ``begin.lua`` then claims the message and counts the
-attempt. The claim stands under the container's name and the epoch of its connection. After a lost connection the
-intake begins a new epoch and carries over what it still runs; everything else under older epochs goes back to the
-queue. Finishing is retried until Redis answers or :attr:`Config.reconnect_timeout` is over; then the process ends,
-since life is progress.
+attempt, while the input runs already where nothing speaks against it (see ``ahead.py``). The claim stands under the
+container's name and the epoch of its connection. After a lost connection the intake begins a new epoch and carries over
+what it still runs; everything else under older epochs goes back to the queue. Finishing is retried until Redis answers
+or :attr:`Config.reconnect_timeout` is over; then the process ends, since life is progress.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.settings import MAX_PAYLOAD
 from scaleplug.silence import silent_since
 from scaleplug.store import Claimed, End, Ended, Store, Turned
+from scaleplug.worker.ahead import Ahead
 from scaleplug.worker.packs import break_up
 from scaleplug.worker.payloads import Payloads
 from scaleplug.worker.reading import UNREADABLE, RefusedError, read_message, reply_of, version_of
@@ -108,6 +109,7 @@ class Intake:
         self.runs_packs = False
         """Whether the inputs of a pack run here one after the other; else each becomes a message of its own."""
         self.payloads = Payloads(Blobs(store, keyring, MAX_PAYLOAD))
+        self.ahead = Ahead(self)
         self.epoch = 0
         self.draining = False
         self.on_idle: Callable[[], object] = lambda: None
@@ -153,12 +155,14 @@ class Intake:
             epoch = self.store.connect(
                 self.container, self.function, client_id, os.getpid(), list(self.by_id),
                 age=time.monotonic() - self.forked if self.forked else None, spare=self.boot is not None,
+                timeout=self.timeout,
             )  # fmt: skip
             if not epoch:
                 link.disconnect()
                 raise NotWantedError
             self._link, self._client_id, self.epoch, self._asked = link, client_id, epoch, 0.0
             self._linked = linked
+            self.ahead.reset()
             for claim in list(self.claims.values()):
                 claim.epoch = epoch
         if self.bulk and epoch > 1:
@@ -254,15 +258,26 @@ class Intake:
         if silent_since(self.store.client, self._linked):
             raise RedisConnectionError("another connection got no answer")
         if not self._asked:
-            link.send_command("BLMOVE", self.queue, self.store.keys.transit(self.container, self.epoch),
-                              "RIGHT", "LEFT", TAKE_SECONDS)  # fmt: skip
+            self.ahead.settle()
+            transit = self.store.keys.transit(self.container, self.epoch)
+            commands: list[tuple[Any, ...]] = [("BLMOVE", self.queue, transit, "RIGHT", "LEFT", TAKE_SECONDS)]
+            if self.ahead.on:
+                commands.append(self.ahead.command())
+            link.send_packed_command(link.pack_commands(commands))
             self._asked = time.monotonic()
         if not self._sleep([link._sock], timeout):  # noqa: SLF001  # redis-py shows it nowhere else
             if time.monotonic() - self._asked > TAKE_SECONDS + 5:
                 raise RedisConnectionError("no answer to a take")  # half open: the server always answers in time
             return None
         self._asked = 0.0
-        raw = link.read_response(disable_decoding=True)
+        try:
+            raw = self.read()
+        except redis.exceptions.ResponseError:
+            if self.ahead.on:
+                self.ahead.read()
+            raise
+        if self.ahead.on:
+            self.ahead.read()
         return None if raw is None else bytes(raw)
 
     def _sleep(self, sockets: list[Any], timeout: float) -> bool:
@@ -401,8 +416,16 @@ class Intake:
         link = self._link if not self._asked else None
         return self.store.turn(
             self.container, self.epoch, self.function, self.timeout,
-            version=self.version, most=most, ended=ended, link=link,
+            version=self.version, most=most, ended=ended, link=link, unread=self.ahead.pass_on(),
         )  # fmt: skip
+
+    def send(self, *command: Any) -> None:
+        """Send a command on the consumer's link."""
+        self._link.send_command(*command)
+
+    def read(self) -> Any:
+        """Read an answer there."""
+        return self._link.read_response(disable_decoding=True)
 
     def hold(
         self, message: dict[str, Any], reply: dict[str, Any], claimed: Claimed, *, fetch: bool = True

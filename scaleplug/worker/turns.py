@@ -95,6 +95,10 @@ class Turns:
             intake.refuse(raw, str(refused))
             return None
         if reply_of(message):
+            claimed = intake.ahead.claim(message)
+            if claimed is not None:
+                self._known = {raw: message}
+                return Turned((), False, [(raw, claimed)])
             turned = intake.turn(self.most(), ())
             if turned.stale:
                 intake.reconnect()
@@ -158,6 +162,7 @@ class Turns:
             self.intake.finish(claim.tag)
             return
         if body is None:
+            self.intake.insist(self.intake.ahead.settle)
             if claim.large:
                 self.intake.fetch(claim)
             self._deliver(message)
@@ -165,16 +170,16 @@ class Turns:
         try:
             args, kwargs, _ = loads(claim.payload) if verdict is None else ((), {}, None)
         except (Exception, SystemExit):  # noqa: BLE001  # whatever unpickling does: Celery's way tells it
+            self.intake.insist(self.intake.ahead.settle)
             self._deliver(message)
             return
         kept = self.fast.run(claim, body, self.fast.request(claim, message), args, kwargs)
-        if not kept:
-            self.intake.requeue(claim.tag)
-        elif claim.retry_in is not None or claim.draft:
-            self.intake.finish(claim.tag)
-        else:
+        if kept and claim.retry_in is None and not claim.draft:
             seconds = self.intake.seconds_of(claim)
             self.end(claim, Ended(claim.id, seconds, int(claim.failed), claim.reply, claim.outcome))
+            return
+        self.intake.insist(self.intake.ahead.settle)
+        self.intake.finish(claim.tag) if kept else self.intake.requeue(claim.tag)
 
     def _verdict(self, claim: Claim) -> Exception | None:
         """Return what an input fails with instead of running: what unpickling it does may be the very reason."""
@@ -200,7 +205,9 @@ class Turns:
     def _hand_back(self) -> Turned | None:
         """Hand back what has ended and take more in the same step; ``None`` when there is no more."""
         rest, ended = self._drain()
-        self._give_back(rest)
+        if rest:
+            self.intake.insist(self.intake.ahead.settle)
+            self._give_back(rest)
         if not ended:
             return None
         intake, found = self.intake, list[Turned]()

@@ -1,0 +1,99 @@
+"""Begin an input while its claim is still on its way: a trip less before the user's code runs.
+
+``look.lua`` is sent behind the take, so that Redis runs it in the moment in which the take is through. It changes
+nothing, and says whether the message would be claimed for the first time. If so, its claim is only sent, before the
+user's code runs, and its answer read when the outcome is handed back. Until it is claimed it lies in transit, and
+whatever ends the container then gives it back blamelessly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from scaleplug.store import Claimed
+
+if TYPE_CHECKING:
+    from scaleplug.worker.intake import Intake
+
+logger = logging.getLogger(__name__)
+
+FRESH_SECONDS = 0.2
+"""A look counts for so long: who reads its answer later was frozen, and may have been given up meanwhile."""
+
+
+class Ahead:
+    """What an intake knows of the message it has just taken; for the consumer's thread."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.intake, self.store = intake, intake.store
+        self.on = False
+        """Whether to look at all: where one input runs at a time."""
+        self._looked = b""
+        self._sent = ""
+        """The id of the input whose claim has been sent, and may not have been heard."""
+        self._unread = False
+        """Whether the answer to that is still to come on the link."""
+
+    def reset(self) -> None:
+        """Begin with a new link: nothing more comes on the old one."""
+        self._looked, self._sent, self._unread = b"", "", False
+
+    def command(self) -> tuple[Any, ...]:
+        """Return what is sent behind a take."""
+        intake = self.intake
+        return self.store.look(intake.container, intake.epoch, intake.function, intake.version)
+
+    def read(self) -> None:
+        """Read the answer to that, which follows the take's."""
+        self._looked = b""
+        try:
+            self._looked = bytes(self.intake.read())
+        except NoScriptError:
+            self.store.know_scripts(["look"])
+        except ResponseError as exc:
+            logger.debug("a message that was taken could not be looked at: %s", exc)
+
+    def claim(self, message: dict[str, Any]) -> Claimed | None:
+        """Send the claim of the message just taken; ``None`` if its answer must be waited for.
+
+        Only this link knows of the claim until :meth:`settle`.
+        """
+        looked, self._looked = self._looked, b""
+        if not looked or "large" in message:
+            return None
+        at, _, found = looked.partition(b" ")
+        input_id, intake = message["headers"]["id"], self.intake
+        if found != input_id.encode() or not self._is_fresh(float(at)):
+            return None
+        where = (intake.container, intake.epoch, intake.function, input_id, intake.timeout)
+        intake.send(*self.store.begin_command(*where))
+        self._sent, self._unread = input_id, True
+        return Claimed("ok", 1)
+
+    def _is_fresh(self, at: float) -> bool:
+        now = self.store.known_now()
+        if now and abs(now - at) > FRESH_SECONDS:  # or the clocks have drifted
+            self.store.forget_clock()
+            now = self.store.now()
+        return abs(now - at) <= FRESH_SECONDS
+
+    def settle(self) -> None:
+        """See to it that the claim has been heard, before anything on another connection needs it."""
+        if self._unread:
+            self._unread = False
+            with contextlib.suppress(ResponseError):
+                self.intake.read()
+                self._sent = ""
+        if self._sent:
+            intake = self.intake
+            self.store.begin(intake.container, intake.epoch, intake.function, self._sent, intake.timeout, {})
+            self._sent = ""
+
+    def pass_on(self) -> bool:
+        """Return whether the claim's answer is still to come, and leave it to who asks: an outcome needs no claim."""
+        unread, self._unread, self._sent = self._unread, False, ""
+        return unread
