@@ -59,7 +59,7 @@ def test_a_call(meter: tuple[sides.Real, Meter]) -> None:
             assert p.echo.remote(x) == x
 
     trips, commands, size = best(lambda: counter.per_input(call, 50))
-    assert trips <= 6.5  # submit; take and look, claim, finish; read: none waits for the claim, the controller hears nothing
+    assert trips <= 6.5  # submit; take and look, claim, finish; read: two of them nobody waits for
     assert commands <= 60
     assert size <= 7_000
 

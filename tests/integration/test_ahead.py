@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
 
+import psutil
 import pytest
 
 import scaleplug
@@ -167,9 +168,7 @@ def test_what_has_begun_stays_the_container_s_when_its_claim_is_lost_with_the_co
 
 
 @pytest.mark.parametrize("against", USUAL)
-def test_what_something_speaks_against_is_claimed_as_ever(
-    side: Side, against: Callable[[Store, str], object]
-) -> None:
+def test_what_something_speaks_against_is_claimed_as_ever(side: Side, against: Callable[[Store, str], object]) -> None:
     side.submit()
     against(side.store, side.fn)
     assert side.take() is False
@@ -230,27 +229,33 @@ def test_an_input_that_has_begun_hears_that_it_is_cancelled_though_it_was_not_cl
 
 def test_what_a_frozen_idle_container_is_given_has_not_begun(surroundings: Surroundings) -> None:
     """Its timeout of a second is over long before anybody knows that the container is frozen."""
-    assert jobs.stuck.remote("warm") == "warm"
-    record = next(r for r in surroundings.containers(jobs.stuck).values() if r["state"] == "ready")
-    client, keys = surroundings.store.client, surroundings.store.keys
-    wait_until(lambda: client.zcard(surroundings.key("idle", jobs.stuck)) == 1, 5, "it idles")
-    os.kill(int(record["pid"]), signal.SIGSTOP)
-    call = jobs.stuck.spawn("elsewhere")
-    wait_until(lambda: client.keys(keys.of("transit", f"{jobs.stuck.full_name}*")), 5, "it was taken")
-    assert call.get(timeout=30) == "elsewhere"
-    assert not client.hlen(surroundings.key("verdicts", jobs.stuck))
+    client, keys, function = surroundings.store.client, surroundings.store.keys, jobs.brief_pid
+    pid = function.remote()
+    name = next(n for n, r in surroundings.containers(function).items() if r.get("pid") == str(pid))
+    wait_until(lambda: any(c["name"] == name and "b" in c["flags"] and c["cmd"] == "blmove"
+                           for c in client.client_list()), 10, "it waits")  # fmt: skip
+    os.kill(pid, signal.SIGSTOP)
+    call = function.spawn()
+    wait_until(lambda: client.keys(keys.of("transit", f"{function.full_name}*")), 10, "it was taken")
+    assert call.get(timeout=60) != pid
+    assert not client.hlen(surroundings.key("verdicts", function))
+    assert not client.hlen(surroundings.key("crashes", function))
 
 
 def test_a_container_that_is_asked_to_leave_while_it_waits_loses_nothing(surroundings: Surroundings) -> None:
-    pid = jobs.single_pid.remote()
-    for _ in range(5):
-        call = jobs.single_pid.spawn()
-        os.kill(pid, signal.SIGTERM)
-        left = call.get(timeout=20)
-        wait_until(lambda: jobs.single_pid.remote() != pid, 20, "it has left")
-        assert left
+    for spawned_first in [True, False] * 3:
         pid = jobs.single_pid.remote()
-    assert not surroundings.store.client.hlen(surroundings.key("crashes", jobs.single_pid))
+        call = jobs.single_pid.spawn() if spawned_first else None
+        os.kill(pid, signal.SIGTERM)
+        assert (call or jobs.single_pid.spawn()).get(timeout=20)
+        wait_until(partial(_is_gone, pid), 20, "it has left")
+    client = surroundings.store.client
+    assert not client.hlen(surroundings.key("crashes", jobs.single_pid))
+    wait_until(lambda: not client.hlen(surroundings.key("attempts", jobs.single_pid)), 5, "nothing is left behind")
+
+
+def _is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
 
 
 def test_what_celery_s_own_calls_send_runs_beside_it(surroundings: Surroundings) -> None:
