@@ -77,7 +77,10 @@ class Keyring:
             for part in secrets
         ]
         # Copying a prepared one is cheaper than keying one for every payload.
-        self._signers = {purpose: hmac.new(key, digestmod="sha256") for purpose, key in self._keys[0].items()}
+        self._checkers = [
+            {purpose: hmac.new(key, digestmod="sha256") for purpose, key in keys.items()} for keys in self._keys
+        ]
+        self._signers = self._checkers[0]
 
     def seal(self, purpose: bytes, context: str, payload: bytes) -> bytes:
         """Return ``payload`` signed for ``purpose`` and ``context``."""
@@ -105,7 +108,11 @@ class Keyring:
             raise SerializationError("it is not a signed scaleplug payload")
         _, marked, major, minor, length = _HEAD.unpack_from(sealed)
         body, mac = memoryview(sealed)[:-_MAC], sealed[-_MAC:]
-        same = [hmac.compare_digest(hmac.digest(keys[purpose], body, "sha256"), mac) for keys in self._keys]
+        same = []
+        for checkers in self._checkers:
+            checker = checkers[purpose].copy()
+            checker.update(body)
+            same.append(hmac.compare_digest(checker.digest(), mac))
         if marked != purpose or not any(same):
             raise SerializationError("its signature does not verify: is SCALEPLUG_SECRET the same everywhere?")
         if (major, minor) != _PYTHON and purpose != REGISTRY:  # a registration is JSON

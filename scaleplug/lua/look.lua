@@ -12,8 +12,11 @@ local id = string.match(message, '"id": "([^"]*)"')
 if not call or not id or string.find(rest, '"pack"', 1, true) then return '' end
 local version = string.match(rest, '"version": "([^"]*)"') or ''
 if version ~= '' and version ~= ARGV[4] then return '' end
-for _, kind in ipairs({'attempts:', 'verdicts:', 'crashes:', 'retries:'}) do
-  if redis.call('HEXISTS', P .. kind .. ARGV[3], id) == 1 then return '' end
+local kinds = {P .. 'attempts:' .. ARGV[3], P .. 'verdicts:' .. ARGV[3], P .. 'crashes:' .. ARGV[3], P .. 'retries:' .. ARGV[3]}
+if redis.call('EXISTS', unpack(kinds)) > 0 then
+  for _, kind in ipairs(kinds) do
+    if redis.call('HEXISTS', kind, id) == 1 then return '' end
+  end
 end
 if is_cancelled(call) or caller ~= '' and redis.call('EXISTS', P .. 'caller:' .. caller) == 0 then return '' end
 local t = redis.call('TIME')

@@ -40,9 +40,11 @@ for i = 1, tonumber(ARGV[7]) do
 end
 if #ids > 0 then
   redis.call('ZREM', P .. 'running:' .. fn, unpack(ids))
-  redis.call('ZREM', P .. 'cancelling:' .. fn, unpack(ids))
-  for _, kind in ipairs({'attempts:', 'verdicts:', 'crashes:', 'retries:'}) do
-    redis.call('HDEL', P .. kind .. fn, unpack(ids))
+  redis.call('HDEL', P .. 'attempts:' .. fn, unpack(ids))
+  local cancelling, verdicts, crashes, retries = P .. 'cancelling:' .. fn, P .. 'verdicts:' .. fn, P .. 'crashes:' .. fn, P .. 'retries:' .. fn
+  if redis.call('EXISTS', cancelling, verdicts, crashes, retries) > 0 then
+    redis.call('ZREM', cancelling, unpack(ids))
+    for _, key in ipairs({verdicts, crashes, retries}) do redis.call('HDEL', key, unpack(ids)) end
   end
   for i, id in ipairs(ids) do ids[i] = P .. 'argument:' .. id end
   redis.call('UNLINK', unpack(ids))
@@ -77,17 +79,20 @@ local function not_begun(id)
   if redis.call('HINCRBY', P .. 'attempts:' .. fn, id, -1) <= 0 then redis.call('HDEL', P .. 'attempts:' .. fn, id) end
 end
 
-local crashes, retries = most > 0 and redis.call('EXISTS', P .. 'crashes:' .. fn) == 1, nil
-if most > 0 then retries = redis.call('EXISTS', P .. 'retries:' .. fn) == 1 end
+local crashes, retries, deadline = nil, nil, nil
 local held, deadlines, taken, bytes, claimed = {}, {}, 0, 0, {}
 local waits, waited = {}, 0
-local out_of_queue, now_running, from, deadline = 0, 0, transit, now() + tonumber(ARGV[4])
+local out_of_queue, now_running, from = 0, 0, transit
 local looked = 0 -- at those of cancelled calls too: there may be a million
 while taken < most and bytes < 4000000 and looked < 500 do
   looked = looked + 1
   local message = from == transit and redis.call('LINDEX', transit, 0)
   if not message then message, from = redis.call('LINDEX', queue, -1), queue end
   if not message then break end
+  if not deadline then
+    crashes, retries = redis.call('EXISTS', P .. 'crashes:' .. fn) == 1, redis.call('EXISTS', P .. 'retries:' .. fn) == 1
+    deadline = now() + tonumber(ARGV[4])
+  end
   local _, last = string.find(message, '"scaleplug": {"call": "', 1, true)
   local call, index, caller, keep, rest
   if last then call, index, caller, keep, rest = string.match(message, '^([^"]*)", "index": (%d+), "caller": "([^"]*)", "keep": (%d+)([^}]*)}', last + 1) end

@@ -62,7 +62,7 @@ class Containers(Scripts):
         return ("EVALSHA", self._script("look").sha, 1, self.keys.prefix, container, epoch, function, version)
 
     def begin_command(
-        self, container: str, epoch: int, function: str, input_id: str, timeout: float
+        self, container: str, epoch: int, function: str, input_id: str | bytes, timeout: float
     ) -> tuple[Any, ...]:
         """Return the command that claims what was looked at, whatever has come between."""
         where = (container, epoch, function, input_id, timeout)
@@ -113,7 +113,8 @@ class Containers(Scripts):
         script, found = self._script("turn"), None
         if link is not None:
             try:
-                link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args)
+                # A PING before it would read that answer for its own.
+                link.send_command("EVALSHA", script.sha, 1, self.keys.prefix, *args, check_health=not unread)
                 if unread:
                     with contextlib.suppress(redis.exceptions.ResponseError):
                         link.read_response(disable_decoding=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -16,6 +17,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.keys import Keys
 
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+_NAME = re.compile(r"^(?:local )?(?:function )?(\w+)")
+_WORD = re.compile(r"\w+")
+
 
 def _script_text(name: str, flags: bool) -> str:
     folder = resources.files("scaleplug") / "lua"
@@ -23,8 +28,23 @@ def _script_text(name: str, flags: bool) -> str:
     head, _, rest = text.partition("\n")
     if not head.startswith("#!"):
         head, rest = "#!lua", text
+    needed = with_prelude(prelude, rest)
     # Redis 6.2 knows no flags; the line would be a syntax error there.
-    return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
+    return f"{head}\n{needed}" if flags else needed
+
+
+def with_prelude(prelude: str, script: str) -> str:
+    """Return a script behind what it needs of the prelude: Redis makes all that stands there each time it runs it."""
+    head, *parts = re.split(r"^(?=local \w|\w+ = function)", _COMMENT.sub("", prelude), flags=re.MULTILINE)
+    kept, words = {0}, set(_WORD.findall(_COMMENT.sub("", script)))  # the first says what P is
+    names = [_NAME.findall(part)[0] for part in parts]
+    grown = True
+    while grown:
+        found = {at for at, name in enumerate(names) if name in words} - kept
+        kept |= found
+        words.update(word for at in found for word in _WORD.findall(parts[at]))
+        grown = bool(found)
+    return "".join([head, *(parts[at] for at in sorted(kept)), script])
 
 
 def as_text(value: Any) -> str:

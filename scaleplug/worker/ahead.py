@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 0.2
 """A look counts for so long: who reads its answer later was frozen, and may have been given up meanwhile."""
+MARK = b"@scaleplug-id@"
 
 
 class Ahead:
@@ -37,10 +38,12 @@ class Ahead:
         """The id of the input whose claim has been sent, and may not have been heard."""
         self._unread = False
         """Whether the answer to that is still to come on the link."""
+        self._ends: tuple[bytes, bytes] | None = None
+        """What a claim is sent as, before and behind the input's id."""
 
     def reset(self) -> None:
         """Begin with a new link: nothing more comes on the old one."""
-        self._looked, self._sent, self._unread = b"", "", False
+        self._looked, self._sent, self._unread, self._ends = b"", "", False, None
 
     def command(self) -> tuple[Any, ...]:
         """Return what is sent behind a take."""
@@ -69,10 +72,18 @@ class Ahead:
         input_id, intake = message["headers"]["id"], self.intake
         if found != input_id.encode() or not self._is_fresh(float(at)):
             return None
-        where = (intake.container, intake.epoch, intake.function, input_id, intake.timeout)
-        intake.send(*self.store.begin_command(*where))
+        intake.send(self._command_for(input_id.encode()))
         self._sent, self._unread = input_id, True
         return Claimed("ok", 1)
+
+    def _command_for(self, input_id: bytes) -> bytes:
+        """Return the packed command that claims an input: packing it each time would cost as much as sending it."""
+        if self._ends is None:
+            intake = self.intake
+            where = (intake.container, intake.epoch, intake.function, MARK, intake.timeout)
+            head, tail = intake.pack(*self.store.begin_command(*where)).split(_bulk(MARK))
+            self._ends = head, tail
+        return self._ends[0] + _bulk(input_id) + self._ends[1]
 
     def _is_fresh(self, at: float) -> bool:
         now = self.store.known_now()
@@ -97,3 +108,7 @@ class Ahead:
         """Return whether the claim's answer is still to come, and leave it to who asks: an outcome needs no claim."""
         unread, self._unread, self._sent = self._unread, False, ""
         return unread
+
+
+def _bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)

@@ -419,9 +419,13 @@ class Intake:
             version=self.version, most=most, ended=ended, link=link, unread=self.ahead.pass_on(),
         )  # fmt: skip
 
-    def send(self, *command: Any) -> None:
-        """Send a command on the consumer's link."""
-        self._link.send_command(*command)
+    def pack(self, *command: Any) -> bytes:
+        """Return a command as it is sent."""
+        return b"".join(self._link.pack_command(*command))
+
+    def send(self, command: bytes) -> None:
+        """Send a packed command on the consumer's link."""
+        self._link.send_packed_command([command])
 
     def read(self) -> Any:
         """Read an answer there."""

@@ -98,7 +98,8 @@ class Side:
 
     def lose_claim(self) -> None:
         """Let Redis be sent something that it doesn't know in place of the next claim."""
-        self.intake.send = lambda *_: Intake.send(self.intake, "EVALSHA", "0" * 40, 0)  # type: ignore[method-assign]
+        unknown = self.intake.pack("EVALSHA", "0" * 40, 0)
+        self.intake.send = lambda _: Intake.send(self.intake, unknown)  # type: ignore[method-assign]
 
 
 def _nothing() -> None:
@@ -132,6 +133,13 @@ def test_an_outcome_comes_right_behind_its_claim(side: Side) -> None:
     side.intake.claims.clear()
     side.submit()
     assert side.take() is True, "the answers have not been mixed up"
+
+
+def test_a_link_that_has_been_quiet_for_long_is_not_asked_for_a_sign_of_life_in_between(side: Side) -> None:
+    side.submit()
+    assert side.take() is True
+    side.intake._link.next_health_check = 0  # redis-py would send a PING, and take the next answer for its own
+    assert side.hand_back() == [True]
 
 
 def test_a_claim_that_was_not_heard_loses_no_outcome_and_runs_nothing_twice(side: Side) -> None:
