@@ -197,10 +197,10 @@ local function is_cancelled(call)
   return redis.call('EXISTS', P .. 'cancelled:' .. call) == 1 or redis.call('HEXISTS', P .. 'call:' .. call, 'cancelled') == 1
 end
 
--- True if it is this input that was taken into a transit list and has not been claimed; its id as look.lua finds it.
+-- The message in a transit list if it is this input's, which has been taken and not claimed; its id as look.lua finds it.
 local function is_taken(transit, id)
   local message = redis.call('LINDEX', transit, 0)
-  return message and string.match(message, '"id": "([^"]*)"') == id
+  return message and string.match(message, '"id": "([^"]*)"') == id and message
 end
 
 local expiring = {}

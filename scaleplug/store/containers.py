@@ -61,12 +61,12 @@ class Containers(Scripts):
         """Return the command that looks at what has been taken: its id if it may begin before it is claimed."""
         return ("EVALSHA", self._script("look").sha, 1, self.keys.prefix, container, epoch, function, version)
 
-    def begin_command(
+    def begun(
         self, container: str, epoch: int, function: str, input_id: str | bytes, timeout: float
     ) -> tuple[Any, ...]:
-        """Return the command that claims what was looked at, whatever has come between."""
+        """Return the command that claims what was looked at, and has begun."""
         where = (container, epoch, function, input_id, timeout)
-        return ("EVALSHA", self._script("begin").sha, 1, self.keys.prefix, *where, "", "", 0, 0, "", "")
+        return ("EVALSHA", self._script("begun").sha, 1, self.keys.prefix, *where)
 
     def finish_many(self, container: str, function: str, ends: Sequence[End]) -> list[bool]:
         """Do what :meth:`finish` does for several."""

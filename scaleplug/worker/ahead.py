@@ -56,7 +56,7 @@ class Ahead:
         try:
             self._looked = bytes(self.intake.read())
         except NoScriptError:
-            self.store.know_scripts(["look"])
+            self.store.know_scripts(["look", "begun"])
         except ResponseError as exc:
             logger.debug("a message that was taken could not be looked at: %s", exc)
 
@@ -81,7 +81,7 @@ class Ahead:
         if self._ends is None:
             intake = self.intake
             where = (intake.container, intake.epoch, intake.function, MARK, intake.timeout)
-            head, tail = intake.pack(*self.store.begin_command(*where)).split(_bulk(MARK))
+            head, tail = intake.pack(*self.store.begun(*where)).split(_bulk(MARK))
             self._ends = head, tail
         return self._ends[0] + _bulk(input_id) + self._ends[1]
 

@@ -37,7 +37,7 @@ REJOIN_SECONDS = (0.5, 30.0)
 CHECK_SECONDS = 1.0
 """How long the server may take to answer on a connection that has waited; then another one is opened."""
 NAME = "scaleplug-spare"
-SCRIPTS = ("connect", "look", "begin", "finish")
+SCRIPTS = ("connect", "look", "begun", "begin", "finish")
 """What a first input needs; Redis learns the others from who first runs them."""
 
 

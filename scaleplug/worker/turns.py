@@ -52,8 +52,8 @@ class Turns:
         self.lock = threading.RLock()
         """Guards what follows: the watchdog is another thread."""
         self._waiting: deque[Item] = deque()
-        self._known: dict[bytes, dict[str, Any]] = {}
-        """The message that was taken first, read: it is among those that are claimed then."""
+        self._known: dict[bytes, tuple[dict[str, Any], dict[str, Any]]] = {}
+        """The message that was taken first, read, and its reply: it is among those that are claimed then."""
         self._ended: list[tuple[Claim, Ended]] = []
         self._bytes = 0
         self.packed: Packed | None = None
@@ -94,17 +94,18 @@ class Turns:
         except RefusedError as refused:
             intake.refuse(raw, str(refused))
             return None
-        if reply_of(message):
+        reply = reply_of(message)
+        if reply:
             claimed = intake.ahead.claim(message)
             if claimed is not None:
-                self._known = {raw: message}
+                self._known = {raw: (message, reply)}
                 return Turned((), False, [(raw, claimed)])
             turned = intake.turn(self.most(), ())
             if turned.stale:
                 intake.reconnect()
                 return None
             if turned.claimed:
-                self._known = {raw: message}
+                self._known = {raw: (message, reply)}
                 return turned
         # It came from Celery's own calls; or it asks for newer code, was cancelled, or can be claimed no more.
         return intake.claim(raw)
@@ -115,14 +116,18 @@ class Turns:
         known, self._known = self._known, {}
         for raw, claimed in turned.claimed:
             try:
-                message = known.pop(raw, None) or read_message(raw, intake.function, intake.tasks, intake.keyring)
+                message, reply = known.pop(raw) if raw in known else self._read(raw)
             except RefusedError:  # it came with others: when it comes first, it is set aside
                 self._put_back(raw)
                 continue
-            kept = intake.hold(message, reply_of(message), claimed, fetch=False)
+            kept = intake.hold(message, reply, claimed, fetch=False)
             if kept is not None:
                 self._waiting.append((intake.by_id[kept["headers"]["id"]], kept))
         return bool(self._waiting)
+
+    def _read(self, raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+        message = read_message(raw, self.intake.function, self.intake.tasks, self.intake.keyring)
+        return message, reply_of(message)
 
     def _put_back(self, raw: bytes) -> None:
         found, intake = _ID.search(raw), self.intake

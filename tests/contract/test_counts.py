@@ -60,8 +60,8 @@ def test_a_call(meter: tuple[sides.Real, Meter]) -> None:
 
     trips, commands, size = best(lambda: counter.per_input(call, 50))
     assert trips <= 6.5  # submit; take and look, claim, finish; read: two of them nobody waits for
-    assert commands <= 60
-    assert size <= 7_000
+    assert commands <= 56
+    assert size <= 5_500
 
 
 def test_a_map_of_single_inputs(meter: tuple[sides.Real, Meter], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ class Side:
         self.intake.ahead.on = True
         store.client.set(store.keys.of("caller", CALLER), "1")
         self.intake.connect()
-        store.know_scripts(["look", "begin", "turn"])
+        store.know_scripts(["look", "begun", "turn"])
         store.now()
 
     def submit(self) -> None:
@@ -123,6 +123,17 @@ def test_an_input_begins_before_its_claim_has_been_heard(side: Side) -> None:
     assert side.store.client.hget(side.store.keys.of("attempts", side.fn), CALL) == b"1"
     assert side.hand_back() == [True]
     assert (side.claims, side.outcomes) == ([], 1)
+
+
+def test_an_input_waits_for_redis_once_before_it_begins(side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, told = side.intake.read, list[bytes]()
+    side.submit()
+    monkeypatch.setattr(side.intake, "read", lambda: told.append(read()) or told[-1])
+    monkeypatch.setattr(side.store.client.connection_pool, "get_connection", None)
+    assert side.take() is True
+    assert len(told) == 2, "the message, and what was seen of it, which came with it"
+    assert told[1].endswith(CALL.encode())
+    assert side.hand_back() == [True]
 
 
 def test_an_outcome_comes_right_behind_its_claim(side: Side) -> None:
