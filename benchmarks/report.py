@@ -29,6 +29,10 @@ takes all rounds, `--quick` fewer: in under 3 minutes as a first look that write
 `--page`, for all measurements. `--only NAME` runs one of them. The peers
 are installed into `build/rivals` first, each in an environment of its own; one that can't be is named and left out.
 
+Where the time goes: `python -m benchmarks.flames` (`make flames`) runs a map of packed inputs, one of inputs that go
+one by one, warm `remote()` and `spawn` for some seconds each, while py-spy looks at the caller, the container and the
+controller. It leaves a flame graph of each in `build/flames`, and prints the functions with the most time of their own.
+
 ![Bars: scaleplug beside plain Celery, dramatiq, rq, huey, arq and taskiq](images/benchmarks.png)
 
 Each figure stands beside its peer's from the same run; ours and the peer's rounds take turns. The ratio tells how many
