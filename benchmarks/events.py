@@ -49,7 +49,7 @@ def measure(plan: Plan) -> Result:
         ),
         samples=samples,
         remarks=(
-            "Nobody listens to the events here: Flower takes about as much of a core for each as the container does.",
+            "Nobody listens to the events here; Flower itself takes in about 7,000 inputs a second.",
             *found.missing,
         ),
     )
