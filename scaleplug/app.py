@@ -96,6 +96,8 @@ class App:
         """What is open around each of its inputs."""
         self._source: Source | None = None
         self._bound = ""
+        self._found: tuple[Config, object, Caller] | None = None
+        """What carries its calls, as long as this configuration and what there is in this process hold."""
         if self.redis_url is not None:
             self._bind()
         self.deploy: Method[[], Deployment] = Method(self._deploy, self._deploy_aio)
@@ -405,10 +407,16 @@ class App:
 
     def _shared_caller(self) -> Caller:
         """Return what registers functions too: that of Redis, also where calls run eagerly in this process."""
+        config, stand = process_config(), here.stand()
+        if self._found is not None and self._found[0] is config and self._found[1] is stand:
+            return self._found[2]
+        self._found = None
         caller = here.twin() or here.caller_for(self.config)
         if isinstance(caller, RedisCaller):
             with here.lock:
                 self._bind()
+        if self._redis_url is not None or config.redis_url is not None:
+            self._found = config, stand, caller
         return caller
 
     def ready_for_calls(self, owner: Owner, *, again: bool = False) -> Caller:

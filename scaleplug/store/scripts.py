@@ -15,6 +15,7 @@ from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.keys import Keys
+from scaleplug.links import Glance
 
 
 def _script_text(name: str, flags: bool) -> str:
@@ -50,6 +51,7 @@ class Scripts:
         self._ahead: float | None = None
         """Redis's clock less this machine's monotonic one."""
         self._scripts: dict[str, Any] = {}
+        self._glance = Glance()
         self._flags: bool | None = None
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -91,27 +93,30 @@ class Scripts:
 
     # -- scripts -------------------------------------------------------------------------------------------------------
 
-    def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
+    def _run(self, name: str, *args: Any, drafts: Sequence[str] = (), soon: bool = False) -> Any:
         script, keys = self._script(name), self._keys(drafts)
         try:
-            return self._run_direct(script.sha, keys, args)
+            return self._run_direct(script.sha, keys, args, soon=soon)
         except (NoScriptError, RedisConnectionError, RedisTimeoutError):
             return script(keys=keys, args=args)  # it tries again, as it is to be done
 
-    def _run_direct(self, sha: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _run_direct(self, sha: str, keys: Sequence[str], args: Sequence[Any], *, soon: bool) -> Any:
         """Run a script that Redis knows: redis-py's own way costs more than Redis's part of it."""
         pool = self.client.connection_pool
-        link = pool.get_connection()
+        link = pool.take()
         try:
             link.send_command("EVALSHA", sha, len(keys), *keys, *args)
-            return link.read_response(disable_decoding=True)
+            if soon:
+                self._glance.at(link)
+            answer = link.read_response(disable_decoding=True)
         except redis.exceptions.ResponseError:
+            pool.keep(link)
             raise
         except BaseException:
-            link.disconnect()  # what it still answers is for nobody else
+            pool.drop(link)  # what it still answers is for nobody else
             raise
-        finally:
-            pool.release(link)
+        pool.keep(link)
+        return answer
 
     def _keys(self, drafts: Sequence[str] = ()) -> list[str]:
         return [self.keys.prefix, *(d and self.keys.of("draft", d) for d in drafts)]
