@@ -1,4 +1,4 @@
--- Put before every script. KEYS[1] is the prefix of the namespace; scaleplug/keys.py has the table of keys.
+-- Put before every script, as far as it needs it. KEYS[1] is the prefix of the namespace; scaleplug/keys.py has the table of keys.
 if redis.replicate_commands then redis.replicate_commands() end
 local P = KEYS[1]
 

@@ -53,7 +53,7 @@ class Callers(Scripts):
         count = f"{len(messages)}:{','.join(map(str, weights))}" if weights else str(len(messages))
         args = (function, most_pending, most_total, int(partial), *spawned.arguments(), count)
         soon = record is not None and len(messages) == 1  # nothing else is done until it has been accepted
-        return Admission(*(int(n) for n in self._admit("submit", *args, *_packed(messages), drafts=drafts, soon=soon)))
+        return Admission(*map(int, self._admit("submit", *args, *_packed(messages), drafts=drafts, soon=soon)))
 
     def submit_part(
         self, function: str, messages: Sequence[str], record: Record, *, most_pending: int

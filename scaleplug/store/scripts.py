@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -18,12 +20,47 @@ from scaleplug.keys import Keys
 from scaleplug.links import Glance
 
 
+_NAME: Final = re.compile(r"(?:local function|local) (\w+)|(\w+) = function")
+
+
+@functools.cache
+def _prelude() -> tuple[tuple[str, str], ...]:
+    """Return the statements of the prelude, each with the name that it gives; '' where it gives none."""
+    parts: list[tuple[str, str]] = []
+    lines, inside = list[str](), False
+    for line in (resources.files("scaleplug") / "lua" / "prelude.lua").read_text().splitlines():
+        lines.append(line)
+        found = _NAME.match(line)
+        if found and "function" in line and not line.endswith(" end"):
+            inside = True
+        elif line == "end":
+            inside = False
+        if not inside and line and not line.startswith("--"):
+            named = next((n for n in map(_NAME.match, lines) if n), None)
+            parts.append((named[1] or named[2] if named else "", "\n".join(lines)))
+            lines = []
+    return tuple(parts)
+
+
+def _needed(text: str) -> str:
+    """Return those parts of the prelude that a script needs: a server makes its functions anew for every run."""
+    known: dict[str, list[str]] = {}
+    for name, part in _prelude():
+        known.setdefault(name, []).append(part)
+    needed, left = {""}, [text, *known[""]]
+    while left:
+        names = known.keys() & set(re.findall(r"\w+", left.pop())) - needed
+        needed |= names
+        left += [part for name in names for part in known[name]]
+    return "\n".join(part for name, part in _prelude() if name in needed)
+
+
 def _script_text(name: str, flags: bool) -> str:
-    folder = resources.files("scaleplug") / "lua"
-    prelude, text = (folder / "prelude.lua").read_text(), (folder / f"{name}.lua").read_text()
+    text = (resources.files("scaleplug") / "lua" / f"{name}.lua").read_text()
     head, _, rest = text.partition("\n")
     if not head.startswith("#!"):
         head, rest = "#!lua", text
+    prelude = _needed(rest)
     # Redis 6.2 knows no flags; the line would be a syntax error there.
     return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
 
