@@ -19,7 +19,6 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from scaleplug.keys import Keys
 from scaleplug.links import Glance
 
-
 _NAME: Final = re.compile(r"(?:local function|local) (\w+)|(\w+) = function")
 
 
