@@ -400,7 +400,7 @@ class App:
                 f"a function of {self.name!r} was called while a container imports the file that defines it: "
                 "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
             )
-        if here.twin() is None and self.celery.conf.task_always_eager:
+        if here.twin() is None and here.runs_eagerly(self.celery):
             eager: Caller = import_module("scaleplug.testing.eager").caller()  # it stands above this module
             return eager
         return self._shared_caller()

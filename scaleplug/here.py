@@ -207,6 +207,18 @@ def use_twin(wanted: Caller | None) -> Caller | None:
     return before
 
 
+def runs_eagerly(celery: Celery) -> bool:
+    """Return Celery's ``task_always_eager``: every call asks, and Celery's own way of looking it up takes 2.5 us."""
+    conf: Any = celery.conf
+    if not conf.prefix:
+        for each in conf.maps:
+            if type(each) is not dict:  # an object or a module, whose names may be written in several ways
+                break
+            if "task_always_eager" in each:
+                return bool(each["task_always_eager"])
+    return bool(conf.task_always_eager)
+
+
 def _run_eagerly(celery: Celery) -> None:
     """Let Celery's own calls run in this process, as long as there is a twin."""
     _eager.setdefault(celery, bool(celery.conf.task_always_eager))

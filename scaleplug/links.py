@@ -77,8 +77,9 @@ class Glance:
             self._skip -= 1
             return
         poll = select.poll()
-        poll.register(link._sock, select.POLLIN)  # noqa: SLF001  # redis-py shows it nowhere else
-        look, clock, until = poll.poll, time.perf_counter, time.perf_counter() + GLANCE
+        poll.register(link._sock.fileno(), select.POLLIN)  # noqa: SLF001  # redis-py shows it nowhere else
+        look, clock = poll.poll, time.perf_counter
+        until = clock() + GLANCE
         while not look(0):
             if clock() > until:
                 self._missed += 1
