@@ -11,7 +11,8 @@ import redis
 
 GLANCE: Final = 100e-6
 """Seconds for which an answer is looked for before the thread sleeps: it takes a kernel as long to wake one."""
-MOST_SKIPPED: Final = 1_000
+MOST_MISSED: Final = 10
+"""After so many misses the next thousand answers are not looked for."""
 
 
 class Links(redis.ConnectionPool):
@@ -67,22 +68,30 @@ class Glance:
 
     def __init__(self) -> None:
         self._skip = self._missed = 0
+        self._looking = False
         self._possible = hasattr(select, "poll") and _cores() > 1
 
     def at(self, link: Any) -> None:
         """Return when the answer has begun to come, or the moment is over."""
-        if not self._possible:
+        if not self._possible or self._looking:  # threads that all look only get in each other's way
             return
         if self._skip > 0:
             self._skip -= 1
             return
+        self._looking = True
+        try:
+            self._look(link)
+        finally:
+            self._looking = False
+
+    def _look(self, link: Any) -> None:
         poll = select.poll()
         poll.register(link._sock.fileno(), select.POLLIN)  # noqa: SLF001  # redis-py shows it nowhere else
         look, clock = poll.poll, time.perf_counter
         until = clock() + GLANCE
         while not look(0):
             if clock() > until:
-                self._missed += 1
-                self._skip = min(2**self._missed, MOST_SKIPPED)
+                self._missed = min(self._missed + 1, MOST_MISSED)
+                self._skip = 2**self._missed
                 return
         self._missed = 0

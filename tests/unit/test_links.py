@@ -136,3 +136,20 @@ def test_an_answer_in_time_is_looked_for_the_next_time_too(
 def test_with_one_core_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_cores", lambda: 1)
     Glance().at(None)
+
+
+def test_of_several_threads_one_looks(glance: Glance, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    class Poll:
+        def register(self, *_: Any) -> None:
+            looked.append(1)
+
+        def poll(self, _: int) -> bool:
+            glance.at(wire)  # as another thread does meanwhile
+            return True
+
+    monkeypatch.setattr(module.select, "poll", Poll)
+    glance.at(wire)
+    glance.at(wire)
+    assert len(looked) == 2
