@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from scaleplug.errors import Error
 from scaleplug.packing import SECONDS
+from scaleplug.serializer import MASKED
 from scaleplug.store import Ended, Turned
 from scaleplug.worker.fast import Fast
 from scaleplug.worker.intake import Claim, Intake
@@ -187,7 +188,10 @@ class Turns:
             self.intake.insist(self.intake.ahead.settle)
             self._deliver(message)
             return
-        kept = self.fast.run(claim, body, self.fast.request(claim, message), args, kwargs)
+        values = self.fast.request(claim, message)
+        if verdict is not None:
+            values |= {"argsrepr": MASKED, "kwargsrepr": MASKED}  # watchers keep to what they have seen
+        kept = self.fast.run(claim, body, values, args, kwargs)
         if kept and claim.retry_in is None and not claim.draft:
             seconds = self.intake.seconds_of(claim)
             self.end(claim, Ended(claim.id, seconds, int(claim.failed), claim.reply, claim.outcome))

@@ -129,7 +129,7 @@ def test_an_input_waits_for_redis_once_before_it_begins(side: Side, monkeypatch:
     read, told = side.intake.read, list[bytes]()
     side.submit()
     monkeypatch.setattr(side.intake, "read", lambda: told.append(read()) or told[-1])
-    monkeypatch.setattr(side.store.client.connection_pool, "get_connection", None)
+    monkeypatch.setattr(side.store.client.connection_pool, "take", None)
     assert side.take() is True
     assert len(told) == 2, "the message, and what was seen of it, which came with it"
     assert told[1].endswith(CALL.encode())
