@@ -9,6 +9,7 @@ import pytest
 from scaleplug.keys import Keys
 from scaleplug.server import connect
 from scaleplug.store import EDGES, SERIES, Store
+from scaleplug.store.scripts import _needed
 from tests.helpers import wait_until
 from tests.integration import jobs
 from tests.integration.conftest import Surroundings
@@ -67,14 +68,13 @@ def test_what_somebody_else_has_written_is_left_out(store: Store):
 
 
 def test_the_edges_are_the_scripts(store: Store):
-    text = store._script("overview").script
+    text = store._script("turn").script
     assert "{" + ", ".join(f"{edge:g}" for edge in EDGES) + "}" in text
 
 
 def test_an_input_that_says_nonsense_of_when_it_was_sent_is_not_counted(surroundings: Surroundings):
     store = surroundings.store
     counted = "local ok = 0; for _, m in ipairs(ARGV) do if wait_of(m) then ok = ok + 1 end end; return ok"
-    prelude = store._script("census").script.rpartition("-- Count, for people")[0].partition("\n")[2]
     now = store.now()
     messages = [
         f'{{"a": {{"sent": {now - 2:.3f}}}}}',
@@ -84,4 +84,4 @@ def test_an_input_that_says_nonsense_of_when_it_was_sent_is_not_counted(surround
         '{"a": {"sent": 1.0}} ',
         "",
     ]
-    assert store.client.eval(prelude + counted, 1, store.keys.prefix, *messages) == 1
+    assert store.client.eval(_needed(counted) + "\n" + counted, 1, store.keys.prefix, *messages) == 1
