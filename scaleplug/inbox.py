@@ -230,6 +230,7 @@ class Inbox(Turns):
             puts = list(self._calls.get(call, ()))
             if event.large:
                 self._keep(event) if puts else self.drop(event)
+            self._serve(call)
             for put in puts:
                 put(event)
             self._last = entry  # after that: who is interrupted here repeats one entry, and leaves none out

@@ -94,11 +94,13 @@ class Turns:
         if self._led.pop(call, True):
             self._unled -= 1
 
+    def _serve(self, call: str) -> None:
+        """Note that a call gets an outcome now."""
+        self._stays = call not in self._led
+
     def _served(self, call: str) -> None:
-        """Note that a call has got an outcome: the only one of a call that is led."""
-        left = self._led.get(call)
-        self._stays = left is None
-        if left:
+        """Note that it has got it: the only one of a call that is led."""
+        if self._led.get(call):
             with self._lock:
                 if self._led.get(call):
                     self._led[call] = False
