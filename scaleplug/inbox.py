@@ -199,7 +199,7 @@ class Inbox(Turns):
             link.close()
             if self._link is link:
                 self._link = None
-            if self._turn is turn or not isinstance(exc, (RedisError, OSError)):
+            if self._turn is turn or not isinstance(exc, RedisError):
                 raise
             return  # it was taken away
         if self._turn is not turn:

@@ -112,7 +112,7 @@ class Turns:
         try:
             while waits() and self._take(turn):
                 self._read(turn, self._wait)
-        except (RedisError, OSError) as exc:
+        except RedisError as exc:  # no OSError: a TimeoutError is what signals' handlers raise
             self._lose(exc)
         finally:
             # First and without any call: so nothing that a signal raises can come in between.
@@ -211,7 +211,7 @@ class Turns:
         try:
             if self._take(turn) and self._link is link:
                 link.check()
-        except (RedisError, OSError) as exc:
+        except RedisError as exc:
             self._link = None
             link.close()
             self._lose(exc)

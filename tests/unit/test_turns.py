@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.turns import STUCK_SECONDS, Turn, Turns
 from tests.helpers import wait_until
@@ -184,7 +185,7 @@ def test_an_interrupted_thread_leaves_its_turn_to_others(
     assert post.waiting("next") in (READER, threading.current_thread().name)
 
 
-@pytest.mark.parametrize("raised", [RedisConnectionError("gone"), OSError("gone")])
+@pytest.mark.parametrize("raised", [RedisConnectionError("gone"), RedisTimeoutError("gone")])
 def test_a_lost_connection_is_for_the_thread_in_the_background(
     post: Post, raised: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -203,10 +204,10 @@ def test_a_lost_connection_is_for_the_thread_in_the_background(
 
 def test_what_a_handler_raises_reaches_the_thread_it_interrupts(post: Post) -> None:
     def too_late() -> None:
-        raise ValueError("too late")
+        raise TimeoutError("too late")
 
     post.stream.put(too_late)
-    with pytest.raises(ValueError, match="too late"):
+    with pytest.raises(TimeoutError, match="too late"):
         post.waiting("call")
     assert post.losses == 0
     post.stream.put("next")
