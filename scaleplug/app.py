@@ -398,7 +398,7 @@ class App:
                 f"a function of {self.name!r} was called while a container imports the file that defines it: "
                 "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
             )
-        if here.twin() is None and self.celery.conf.task_always_eager:
+        if here.twin() is None and _always_eager(self.celery.conf):
             eager: Caller = import_module("scaleplug.testing.eager").caller()  # it stands above this module
             return eager
         return self._shared_caller()
@@ -585,6 +585,18 @@ def _own_celery(name: str) -> Celery:
         broker_url="memory://",
     )
     return celery
+
+
+def _always_eager(conf: Any) -> bool:
+    """Return Celery's ``task_always_eager``, for which every call asks, without its detours where nobody has set it."""
+    maps = getattr(conf, "maps", None)  # not there before the configuration is complete
+    if maps is None or conf.prefix:
+        return bool(conf.task_always_eager)
+    for settings in maps:
+        for name in ("task_always_eager", "CELERY_ALWAYS_EAGER"):
+            if name in settings:
+                return bool(settings[name])
+    return False
 
 
 def _with_url(config: Config, url: str | None) -> Config:

@@ -132,8 +132,9 @@ class Outcomes:
     def close(self) -> None:
         """Stop waiting."""
         self.caller.close(self.call)
-        while (event := self.get(0)) is not None:
-            if event.large:
+        while not self._events.empty():
+            event = self.get(0)
+            if event is not None and event.large:
                 self.caller.drop(event)
 
 

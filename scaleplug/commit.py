@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
-from uuid import uuid4
 
 from scaleplug.abc import Caller
 from scaleplug.call import FunctionCall
@@ -39,7 +39,7 @@ def when_committed(send: Callable[[], object]) -> None:
 
 def new_call() -> str:
     """Return the id of a call to be."""
-    return f"fc-{uuid4().hex}"
+    return f"fc-{os.urandom(16).hex()}"
 
 
 class OnCommit(Generic[P, R]):

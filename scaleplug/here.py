@@ -30,6 +30,8 @@ lock = threading.RLock()
 _apps: weakref.WeakValueDictionary[str, App] = weakref.WeakValueDictionary()
 _living: weakref.WeakSet[App] = weakref.WeakSet()
 _callers: dict[tuple[int, Config], Caller] = {}
+_latest: tuple[int, Config, Caller] | None = None
+"""What :func:`caller_for` has found the last time: every call asks, and hashing a configuration takes a while."""
 _twin: Caller | None = None
 _eager: weakref.WeakKeyDictionary[Celery, bool] = weakref.WeakKeyDictionary()
 """Celery apps that a twin has made eager, and whether they had been so before."""
@@ -89,7 +91,10 @@ def known_methods() -> list[BoundMethod[Any, Any]]:
 
 def caller_for(config: Config) -> Caller:
     """Return what carries this process's calls through the Redis of this configuration."""
-    key = (os.getpid(), config)
+    global _latest  # noqa: PLW0603  # as _callers
+    latest, key = _latest, (os.getpid(), config)
+    if latest is not None and latest[1] is config and latest[0] == key[0]:
+        return latest[2]
     with lock:
         caller = _callers.get(key)
         if caller is None:
@@ -100,6 +105,7 @@ def caller_for(config: Config) -> Caller:
             made.store.inside, made.store.register_again = _served, partial(_register_again, made)
             use_keyring(made.keyring)
             caller = _callers[key] = made
+        _latest = (*key, caller)
         return caller
 
 
@@ -111,7 +117,9 @@ def _register_again(caller: RedisCaller, function: str) -> None:
 
 def forget_callers(redis_url: str | None, *, lost: str = "") -> None:
     """Let go of connections to a Redis that is about to end, or is ``lost``: then the calls that wait fail."""
+    global _latest  # noqa: PLW0603  # as _callers
     with lock:
+        _latest = None
         for key in [k for k in _callers if k[1].redis_url == redis_url]:
             caller = _callers.pop(key)
             if isinstance(caller, RedisCaller):

@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import uuid4
 
@@ -50,7 +49,7 @@ class Inbox(Turns):
         self._renewed = time.monotonic()
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
         self._calls: dict[str, list[Callable[[Event], object]]] = {}
-        self._waiters: Counter[str] = Counter()
+        self._waiters: dict[str, int] = {}
         self._incarnation = ""
         self._starting = threading.Lock()
         self._reader: threading.Thread | None = None
@@ -71,7 +70,7 @@ class Inbox(Turns):
         self._check_link()
         with self._lock:
             self._calls.setdefault(call, []).append(put)
-            self._waiters[call] += 1
+            self._waiters[call] = self._waiters.get(call, 0) + 1
             self._count(call, led=led)
         self._ring()
 
@@ -88,9 +87,10 @@ class Inbox(Turns):
         """Forget a call."""
         with self._lock:
             self._discount(call)
-            self._waiters[call] -= 1
-            if self._waiters[call] <= 0:  # what still comes for others that wait for it is theirs
-                del self._waiters[call]
+            left = self._waiters.pop(call, 1) - 1
+            if left > 0:  # what still comes for others that wait for it is theirs
+                self._waiters[call] = left
+            else:
                 self.sent.forget(call)
                 self._calls.pop(call, None)
         self._ring()
