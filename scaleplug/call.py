@@ -96,7 +96,9 @@ class Outcomes:
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event, ``None`` after ``timeout`` seconds."""
         try:
-            return self._events.get(timeout is None or timeout > 0, timeout)
+            if timeout is not None and timeout <= 0:
+                return self._events.get_nowait()
+            return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
 

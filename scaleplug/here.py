@@ -110,7 +110,7 @@ def caller_for(config: Config) -> Caller:
 
 
 def _register_again(caller: RedisCaller, function: str) -> None:
-    owner: Any = caller.store.registered.get(function)
+    owner: Any = caller.store.registered.get(function) or caller.inbox.forgotten.get(function)
     if owner is not None:
         owner.app.ready_for_calls(owner, again=True)
 

@@ -57,6 +57,8 @@ class Inbox(Turns):
         self._untrimmed = 0
         self._missed_controller = False
         self.sent = Sent(store, self.name)
+        self.forgotten: dict[str, object] = {}
+        """What ``store.registered`` held when Redis had lost its data."""
         self._run_id: str | None = None
         self._missing: list[tuple[str, int]] | None = None
         """What Redis seems to be without, until it is known that its end isn't in the inbox either."""
@@ -112,6 +114,7 @@ class Inbox(Turns):
         if self._run_id is None or suspects is not None:
             self._check_restart(lost=lost)
         if lost:
+            self.forgotten |= self.store.registered  # first: a call may be between having looked and sending
             self.store.registered.clear()  # so that the next call registers its function again
             # What was called after the connection broke went to the Redis that is there now.
             why = "Redis was restarted without its data, or emptied: it no longer knows this call"

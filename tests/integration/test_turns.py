@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.chaos import functions, redis_faults
-from tests.commands import environment
+from tests.commands import environment, python, told
 from tests.helpers import wait_until
 from tests.integration import jobs
 from tests.integration.conftest import SOURCE, Surroundings
@@ -31,6 +31,18 @@ jobs.square.remote(1)
 print(flush=True)
 jobs.pid_after.remote(3.0)
 print(jobs.square.remote(5), flush=True)
+"""
+
+GREEN = """
+import eventlet
+eventlet.monkey_patch()
+import sys
+from scaleplug.registry import Source
+from tests.integration import jobs
+jobs.app.set_source(Source(*sys.argv[1:4]))
+calls = [eventlet.spawn(lambda: [jobs.square.remote(x) for x in range(20)]) for _ in range(4)]
+assert [call.wait() for call in calls] == [[x * x for x in range(20)]] * 4
+print(sum(jobs.square.map(range(4))), flush=True)
 """
 
 
@@ -156,6 +168,13 @@ def test_a_connection_that_is_killed_while_a_thread_reads(
     assert caplog.text.count("results can't be read from Redis") == 1
     rest(caller)
     assert jobs.square.remote(2) == 4
+
+
+def test_green_threads_take_turns(surroundings: Surroundings, tmp_path: Path) -> None:
+    pytest.importorskip("eventlet")
+    where = (SOURCE.kind, SOURCE.where, SOURCE.folder)
+    done = python("-W", "ignore", "-c", GREEN, *where, cwd=tmp_path, **surroundings.run.config.to_environ())
+    assert done.stdout == "14\n", told(done)
 
 
 def test_a_caller_that_was_stopped_and_one_whose_only_call_takes_long(
