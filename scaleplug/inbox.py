@@ -223,12 +223,12 @@ class Inbox(Turns):
                 return  # whoever has it now goes on from here
             try:
                 event, call = _event(values), values[b"c"].decode()
+                ended = _indices(event) if event.part is None else ()
             except (ValueError, KeyError):  # nobody has signed it; the next one may be what somebody waits for
                 logger.warning("an entry of this process's inbox can't be read, and is left out")
                 self._last = entry
                 continue
-            if event.part is None:
-                self.sent.ended(call, *_indices(event))
+            self.sent.ended(call, *ended)
             self._untrimmed += ENTRY_BYTES + len(event.outcome or b"")
             puts = list(self._calls.get(call, ()))
             if event.large:
