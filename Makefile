@@ -1,7 +1,7 @@
 # Everything here happens in $(VENV); the environment of the user is never touched.
 # Another Python: make test PYTHON=python3.12
 .DEFAULT_GOAL := help
-.PHONY: help demo compose-demo test check lint bench bench-quick chaos fuzz clean
+.PHONY: help demo compose-demo test check lint bench bench-quick flames chaos fuzz clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -49,6 +49,9 @@ bench: $(VENV)/.has-dev ## all benchmarks, into docs/benchmarks.md and its pictu
 
 bench-quick: $(VENV)/.has-dev ## the benchmarks in under 3 minutes, for a first look
 	@$(BIN)/python -m benchmarks --quick
+
+flames: $(VENV)/.has-dev ## where the time of the hot paths goes: pictures in build/flames, and the functions in short
+	@$(BIN)/python -m benchmarks.flames
 
 chaos: $(VENV)/.has-dev ## make everything fail that may fail, for more than an hour: a line each
 	@$(BIN)/python -m tests.chaos

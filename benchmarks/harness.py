@@ -18,6 +18,8 @@ class Plan:
     """How thorough a measurement is to be."""
 
     quick: bool = False
+    hurried: bool = False
+    """Whether it is for a first look and no page: what others stand for may be left out."""
 
     def rounds(self, thorough: int, quick: int) -> int:
         """Return the number that applies."""

@@ -62,12 +62,12 @@ class Meter:
 
 
 def measure(plan: Plan) -> Result:
-    window = plan.rounds(20, 3)
+    window, counts = plan.rounds(20, 3), COUNTS[1:] if plan.hurried else COUNTS
     costs: dict[int, Cost] = {}
     with EmbeddedRedis() as other, Peer(celery := other.url).worker() as worker:
         Peer(celery).call("nothing")
         meter = Meter(celery, [main := psutil.Process(worker.pid), *main.children(recursive=True)])
-        for count in COUNTS:
+        for count in counts:
             with _idle_functions(count) as around:
                 costs[count] = _cost(around, [psutil.Process(), *_control()], window)
                 if count == COUNTS[-1]:

@@ -25,9 +25,13 @@ What this printed on {machine}:
 ```
 
 It takes about {minutes} minutes, starts everything it needs and ends it again. `python -m benchmarks` (`make bench`)
-takes all rounds, `--quick` fewer: in under 3 minutes as a first look that writes no page (`make bench-quick`), or, with
-`--page`, for all measurements. `--only NAME` runs one of them. The peers
+takes all rounds, `--quick` fewer: in under 3 minutes as a first look that leaves out what is slow and writes no page
+(`make bench-quick`), or, with `--page`, for all measurements. `--only NAME` runs one of them. The peers
 are installed into `build/rivals` first, each in an environment of its own; one that can't be is named and left out.
+
+Where the time goes: `python -m benchmarks.flames` (`make flames`) runs a map of packed inputs, one of inputs that go
+one by one, warm `remote()` and `spawn` for some seconds each, while py-spy looks at the caller, the container and the
+controller. It leaves a flame graph of each in `build/flames`, and prints the functions with the most time of their own.
 
 ![Bars: scaleplug beside plain Celery, dramatiq, rq, huey, arq and taskiq](images/benchmarks.png)
 

@@ -96,6 +96,8 @@ class App:
         """What is open around each of its inputs."""
         self._source: Source | None = None
         self._bound = ""
+        self._found: tuple[Config, object, Caller] | None = None
+        """What carries its calls, as long as this configuration and what there is in this process hold."""
         if self.redis_url is not None:
             self._bind()
         self.deploy: Method[[], Deployment] = Method(self._deploy, self._deploy_aio)
@@ -398,17 +400,23 @@ class App:
                 f"a function of {self.name!r} was called while a container imports the file that defines it: "
                 "move the call into a function, an entrypoint, or under: if __name__ == '__main__'"
             )
-        if here.twin() is None and _always_eager(self.celery.conf):
+        if here.twin() is None and here.runs_eagerly(self.celery):
             eager: Caller = import_module("scaleplug.testing.eager").caller()  # it stands above this module
             return eager
         return self._shared_caller()
 
     def _shared_caller(self) -> Caller:
         """Return what registers functions too: that of Redis, also where calls run eagerly in this process."""
+        config, stand = process_config(), here.stand()
+        if self._found is not None and self._found[0] is config and self._found[1] is stand:
+            return self._found[2]
+        self._found = None
         caller = here.twin() or here.caller_for(self.config)
         if isinstance(caller, RedisCaller):
             with here.lock:
                 self._bind()
+        if self._redis_url is not None or config.redis_url is not None:
+            self._found = config, stand, caller
         return caller
 
     def ready_for_calls(self, owner: Owner, *, again: bool = False) -> Caller:
@@ -585,18 +593,6 @@ def _own_celery(name: str) -> Celery:
         broker_url="memory://",
     )
     return celery
-
-
-def _always_eager(conf: Any) -> bool:
-    """Return Celery's ``task_always_eager``, for which every call asks, without its detours where nobody has set it."""
-    maps = getattr(conf, "maps", None)  # not there before the configuration is complete
-    if maps is None or conf.prefix:
-        return bool(conf.task_always_eager)
-    for settings in maps:
-        for name in ("task_always_eager", "CELERY_ALWAYS_EAGER"):
-            if name in settings:
-                return bool(settings[name])
-    return False
 
 
 def _with_url(config: Config, url: str | None) -> Config:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from redis.exceptions import RedisError
 
 from scaleplug.abc import CallKind, Event, FunctionRef, FunctionStats, Input, Look
-from scaleplug.blobs import HEAVY, LARGE, Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large, weigh
+from scaleplug.blobs import HEAVY, LARGE, Blobs, Drafts, GoneError, NoRoomError, Parts, looks_large, weigh_call
 from scaleplug.errors import (
     ContainerStartError,
     ExecutionError,
@@ -185,7 +185,7 @@ class RedisCaller:
 
     def _send_packs(self, function: FunctionRef, call: str, inputs: Sequence[Input], size: int) -> int:
         """Send as many inputs of a map as fit, in packs; 0 where they can't be sent so."""
-        if any(weigh((args, kwargs)) >= HEAVY for _, args, kwargs in inputs):
+        if any(weigh_call(args, kwargs) >= HEAVY for _, args, kwargs in inputs):
             return 0
         factory = self._factory(function)
         parts = factory.parts(inputs)

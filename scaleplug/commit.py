@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from secrets import token_hex
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from scaleplug.abc import Caller
@@ -39,7 +39,7 @@ def when_committed(send: Callable[[], object]) -> None:
 
 def new_call() -> str:
     """Return the id of a call to be."""
-    return f"fc-{os.urandom(16).hex()}"
+    return f"fc-{token_hex(16)}"
 
 
 class OnCommit(Generic[P, R]):

@@ -285,13 +285,16 @@ class Controller:
             self._start(wants, now, states)
 
     def _tell_calm(self, functions: list[str]) -> None:
-        """Say of which of these functions the controller need not hear while idle containers take what comes."""
-        changed = [f for f in functions if self.views[f].calm != self.views[f].at_rest]
-        for function in changed:
-            self.views[function].calm = self.views[function].at_rest
-        if changed:
-            calm = {f for f in changed if self.views[f].calm}
-            self.store.set_calm(calm, set(changed) - calm)
+        """Say of which of these functions the controller need not hear as inputs come."""
+        changed = {f: rest for f in functions if (rest := self.views[f].rest) != self.views[f].calm}
+        if not changed:
+            return
+        self.store.set_calm(self.lease.token, changed)
+        for function, rest in changed.items():
+            view = self.views[function]
+            if view.calm == "full":
+                view.next_check = 0.0  # what has come since it was looked at did not ring
+            view.calm = rest
 
     def _set_slots(self, view: View, slots: int) -> None:
         """Tell the containers that go by another number; what they run goes on."""

@@ -21,12 +21,12 @@ from redis.exceptions import RedisError
 
 from scaleplug.abc import Event
 from scaleplug.blobs import Blobs
-from scaleplug.link import Link, Row
 from scaleplug.sent import Sent
 from scaleplug.serializer import is_apart, is_packed, packed_indices
 from scaleplug.settings import Config
 from scaleplug.store import Store
 from scaleplug.turns import Turn, Turns
+from scaleplug.wire import Row, Wire
 
 logger = logging.getLogger("scaleplug")
 
@@ -69,7 +69,7 @@ class Inbox(Turns):
 
     def open(self, call: str, put: Callable[[Event], object], *, led: bool = False) -> None:
         """Let ``put`` have the events of a call; who waits for one that is ``led`` will :meth:`lead`."""
-        self._check_link()
+        self._check_wire()
         with self._lock:
             self._calls.setdefault(call, []).append(put)
             self._waiters[call] = self._waiters.get(call, 0) + 1
@@ -188,25 +188,25 @@ class Inbox(Turns):
             if self._incarnation != before:
                 self._last = b"0-0"  # its clock may be behind the other's
                 return  # what this thread waits for may have failed
-        key, link = self.store.keys.of("inbox", self.name), self._link
-        if link is None or link.asked:  # an answer may be on its way to a thread that has gone
-            link = self._link = Link(self.store.client)
+        key, wire = self.store.keys.of("inbox", self.name), self._wire
+        if wire is None or wire.asked:  # an answer may be on its way to a thread that has gone
+            wire = self._wire = Wire(self.store.client)
         try:
             block = 1 if self._missing is not None else max(1, int(seconds * 1_000))
-            rows = link.read(key, self._last, block=block, count=READ_COUNT)
+            rows = wire.read(key, self._last, block=block, count=READ_COUNT)
             if self._turn is turn:
                 self._heard, self._away = time.monotonic(), False
                 self._hand_out(turn, rows)
-                self._trim(key, link)
+                self._trim(key, wire)
         except BaseException as exc:
-            link.close()
-            if self._link is link:
-                self._link = None
+            wire.close()
+            if self._wire is wire:
+                self._wire = None
             if self._turn is turn or not isinstance(exc, RedisError):
                 raise
             return  # it was taken away
         if self._turn is not turn:
-            link.close()
+            wire.close()
         elif not rows:
             self._nothing_came(waited=seconds > 0)
 
@@ -239,10 +239,10 @@ class Inbox(Turns):
             self._last = entry  # after that: who is interrupted here repeats one entry, and leaves none out
             self._served(call)
 
-    def _trim(self, key: str, link: Link) -> None:
+    def _trim(self, key: str, wire: Wire) -> None:
         if self._untrimmed >= TRIM_BYTES:
             milliseconds, _, number = self._last.decode().partition("-")
-            link.trim(key, f"{milliseconds}-{int(number) + 1}")
+            wire.trim(key, f"{milliseconds}-{int(number) + 1}")
             self._untrimmed = 0
 
 

@@ -38,7 +38,7 @@ holds for both.
 | bell | list | one ring for the controller | all | controller | taken |
 | packed:FN | hash | ``pending`` and ``running``: inputs there beyond one for each message, since packs hold several | scripts | scripts | empty |
 | dirty | set | FN that the ring is about; `*` for the registry, `=FN` for its settings, `@due` for the due times | all | controller | taken |
-| calm | set | FN of which the controller has nothing to decide when an input comes that an idle container takes | controller | scripts | it has, or another acts |
+| calm | hash | FN of which the controller has nothing to decide when an input comes, to when: "idle", an idle container takes it; "full", always | controller | scripts | it has, or another acts |
 | unrung | set | FN of which such inputs came, and have not been begun | scripts | scripts | one is begun |
 | lease | string | token of the acting controller | controllers | controllers, scripts | 5 s unless renewed |
 | leader | string | who holds the lease, for people | controller | ps | 60 s unless renewed |

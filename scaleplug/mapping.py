@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from scaleplug.abc import Caller, Event, FunctionRef, Input
-from scaleplug.blobs import LARGE, weigh
+from scaleplug.blobs import LARGE, weigh_call
 from scaleplug.call import Outcomes, finish_cancelling, read_async
 from scaleplug.errors import ExecutionError, InvalidError, UserCodeException
 from scaleplug.inputs import Inputs, Row
@@ -307,7 +307,7 @@ class Map(Generic[R]):
 
     def _take_in(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Keep an input to be sent; return whether it is the only one."""
-        weight = weigh((args, kwargs))
+        weight = weigh_call(args, kwargs)
         with self._lock:
             if weight >= LARGE:
                 self._weights[self._read] = weight

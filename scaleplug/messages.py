@@ -9,12 +9,14 @@ change it.
 from __future__ import annotations
 
 import json
+import re
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
-from celery import Task, current_task
+from celery import Task
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection
 
@@ -23,9 +25,12 @@ from scaleplug.packing import join, pack_id
 from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, PlainProducer, Transport
 
-_ID, _BODY, _TAG, _INDEX, _KEEP, _PACK, _SENT = (
-    "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@", 8_765_432_101, 8_765_432_102, 8_765_432_103, 8_765_432_104,
-)  # fmt: skip
+_CALL, _ID, _BODY, _TAG = "@scaleplug-call@", "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@"
+_INDEX, _KEEP, _PACK, _SENT = 8_765_432_101, 8_765_432_102, 8_765_432_103, 8_765_432_104
+_MARKS = {
+    _CALL: "call", _ID: "id", _BODY: "body", _TAG: "tag",
+    str(_INDEX): "index", str(_KEEP): "keep", str(_PACK): "pack", str(_SENT): "sent",
+}  # fmt: skip
 EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -54,6 +59,18 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
     return recorded[0]
 
 
+class _Template:
+    """A text with places to fill, in a tenth of the time that formatting it takes."""
+
+    def __init__(self, text: str, marks: Mapping[str, str]) -> None:
+        parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
+        self._texts, self._names = parts[::2], [marks[mark] for mark in parts[1::2]] + [""]
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the text with the value of each place; ``""`` is the place at its end."""
+        return "".join(chain.from_iterable(zip(self._texts, map(values.__getitem__, self._names), strict=True)))
+
+
 class MessageFactory:
     """Makes the messages of one function's calls in one calling context."""
 
@@ -61,7 +78,7 @@ class MessageFactory:
         self.task, self.keyring, self.caller, self.pool, self.version = task, keyring, caller, pool, version
         self.clock: Callable[[], float] = float
         """Returns Redis's time, 0 while it isn't known: when an input was sent, for the histogram of waits."""
-        self._parts: dict[tuple[bool, bool, bool, str, str], list[str]] = {}
+        self._templates: dict[tuple[bool, bool, bool, str, str], _Template] = {}
 
     def make(
         self,
@@ -76,17 +93,19 @@ class MessageFactory:
         made: list[str] = []
         check = getattr(self.task, "__header__", None) if self.task.typing else None
         listened_to = before_task_publish.receivers or after_task_publish.receivers
-        text, tag, sent = "" if listened_to else self._filled(call, many, keep), str(uuid4())[:24], self.clock()
+        template, tag = None if listened_to else self._template(many, keep), token_hex(12)
+        values = self._values(call, keep)
         for count, (index, args, kwargs) in enumerate(inputs):
             if check is not None:
                 check(*args, **kwargs)  # the TypeError of a plain call, here and not in a container
             input_id = f"{call}:{index}" if many else call
             body = self._body(count, input_id, (args, dict(kwargs), EMBED), drafts)
-            if listened_to:
+            if template is None:
                 made.append(self._long_way(call, index, input_id, body, many, keep))
-            else:
-                values = {"id": input_id, "body": body, "tag": f"{tag}{count:012x}", "index": index, "sent": sent}
-                made.append(text % values)
+                continue
+            values["id"], values["body"], values["index"] = input_id, body, str(index)
+            values["tag"] = f"{tag}{count:012x}"
+            made.append(template.fill(values))
         return made
 
     @property
@@ -107,34 +126,43 @@ class MessageFactory:
     def make_single(self, call: str, index: int, part: bytes) -> str:
         """Return the message of one input of a map, as it is outside of a pack."""
         input_id = f"{call}:{index}"
-        sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), part)
-        values = {"body": b2a_base64(sealed, newline=False).decode(), "tag": str(uuid4()), "sent": self.clock()}
-        return self._filled(call, True, 0) % {"id": input_id, "index": index, **values}
+        body, tag = self._sealed(input_id, part), token_hex(18)
+        return self._template(True, 0).fill(
+            {**self._values(call, 0), "id": input_id, "index": str(index), "body": body, "tag": tag}
+        )
 
     def make_pack(self, call: str, first: int, parts: Sequence[bytes]) -> str:
         """Return one message for inputs of a map that follow each other."""
-        text, new = self._filled(call, True, 0, packed=True), pack_id(call, first, len(parts))
-        sealed = self.keyring.seal(INPUT, input_context(self.task.name, new, self.pool), join(parts))
-        values = {"body": b2a_base64(sealed, newline=False).decode(), "tag": str(uuid4()), "sent": self.clock()}
-        return text % {"id": new, "index": first, "pack": len(parts), **values}
+        new, tag, pack = pack_id(call, first, len(parts)), token_hex(18), str(len(parts))
+        body = self._sealed(new, join(parts))
+        return self._template(True, 0, packed=True).fill(
+            {**self._values(call, 0), "id": new, "index": str(first), "pack": pack, "body": body, "tag": tag}
+        )
 
     def _body(self, position: int, input_id: str, value: tuple[Any, ...], drafts: Drafts | None) -> str:
         payload = pickle_call(self.task.name, *value) if drafts is None else drafts.pack(position, input_id, value)
+        return self._sealed(input_id, payload)
+
+    def _sealed(self, input_id: str, payload: bytes) -> str:
         sealed = self.keyring.seal(INPUT, input_context(self.task.name, input_id, self.pool), payload)
         return b2a_base64(sealed, newline=False).decode()
 
-    def _filled(self, call: str, many: bool, keep: int, packed: bool = False) -> str:
-        """Return the template of a call's messages: what is its own is filled in, what is its inputs' stays open."""
-        parent = current_task.request if current_task else None
+    def _values(self, call: str, keep: int) -> dict[str, str]:
+        """Return what the messages of a call have in common."""
+        return {"": "", "call": call, "keep": str(keep), "sent": f"{self.clock():.3f}"}
+
+    def _template(self, many: bool, keep: int, packed: bool = False) -> _Template:
+        """Return what the messages of such a call look like."""
+        current = self.task.app.current_task
+        parent = current.request if current else None
         root, parent_id = (parent.root_id or "", parent.id or "") if parent else ("", "")
         which = (many, keep > 0, packed, root, parent_id)
-        parts = self._parts.get(which)
-        if parts is None:
-            if len(self._parts) > 64:
-                self._parts.clear()
-            parts = self._parts[which] = self._template(many, _KEEP if keep else 0, packed)
-        values = {"\0call": call, "\0keep": str(keep)}
-        return "".join(values.get(part, part) for part in parts)
+        template = self._templates.get(which)
+        if template is None:
+            if len(self._templates) > 64:
+                self._templates.clear()
+            template = self._templates[which] = self._make_template(many, _KEEP if keep else 0, packed)
+        return template
 
     def _options(self, call: str, index: int, many: bool, keep: int, packed: bool = False) -> dict[str, Any]:
         # A spawned input outlives its caller: who waits for it says so later.
@@ -148,25 +176,11 @@ class MessageFactory:
             options.update(group_id=call, group_index=index)
         return options
 
-    def _template(self, many: bool, keep: int, packed: bool = False) -> list[str]:
-        call = "@scaleplug-call@"
-        message = record(self.task, _ID, self._options(call, _INDEX, many, keep, packed))
+    def _make_template(self, many: bool, keep: int, packed: bool) -> _Template:
+        message = record(self.task, _ID, self._options(_CALL, _INDEX, many, keep, packed))
         message["body"] = _BODY
         message["properties"].update(delivery_tag=_TAG, sent=_SENT)
-        text = json.dumps(message).replace("%", "%%")
-        marks = (
-            (_ID, "%(id)s"),
-            (_BODY, "%(body)s"),
-            (_TAG, "%(tag)s"),
-            (str(_INDEX), "%(index)d"),
-            (str(_PACK), "%(pack)d"),
-            (str(_SENT), "%(sent).3f"),
-        )
-        for mark, name in marks:
-            text = text.replace(mark, name)
-        for mark, name in ((call, "\0call"), (str(_KEEP), "\0keep")):
-            text = text.replace(mark, f"\1{name}\1")
-        return text.split("\1")
+        return _Template(json.dumps(message), _MARKS)
 
     def _long_way(self, call: str, index: int, input_id: str, body: str, many: bool, keep: int) -> str:
         message = record(self.task, input_id, self._options(call, index, many, keep))

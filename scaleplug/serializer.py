@@ -139,10 +139,11 @@ class _PlainPickler(Pickler):
 def pickle_plain(value: Any) -> bytes:
     """Return ``value`` pickled, as cloudpickle does it; raises what that does."""
     buffer = io.BytesIO()
-    with contextlib.suppress(_NotPlainError):
+    try:
         _PlainPickler(buffer, cloudpickle.DEFAULT_PROTOCOL).dump(value)
-        return buffer.getvalue()
-    return bytes(cloudpickle.dumps(value))
+    except _NotPlainError:
+        return bytes(cloudpickle.dumps(value))
+    return buffer.getvalue()
 
 
 PASS = "Pass plain data, or make the object inside the function"

@@ -24,6 +24,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from scaleplug.errors import ConfigurationError, ServerError
+from scaleplug.links import Links
 from scaleplug.settings import Config
 from scaleplug.silence import Trying
 
@@ -148,7 +149,7 @@ def connect(
     if not target.startswith("unix://"):
         options["socket_keepalive"] = True  # a Unix socket has none, and redis-py refuses the option
     try:
-        client = redis.Redis.from_url(target, **options)
+        client = redis.Redis.from_pool(Links.from_url(target, **options))
         pool = client.connection_pool
         if isinstance(options["retry"], Trying):
             options["retry"].silences.pool = weakref.ref(pool)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from scaleplug.abc import Caller, FunctionRef, Input
-from scaleplug.blobs import LARGE, weigh
+from scaleplug.blobs import LARGE, weigh_call
 from scaleplug.call import finish_cancelling
 from scaleplug.inputs import Inputs, Row
 
@@ -85,7 +85,7 @@ class SpawnMap:
     def _take_in(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Keep an input to be sent; return whether it is time to send what is there."""
         self._chunk.append((self._sent + len(self._chunk), args, kwargs))
-        weight = weigh((args, kwargs))
+        weight = weigh_call(args, kwargs)
         if weight >= LARGE:
             self._bytes += weight
         return len(self._chunk) == CHUNK or self._bytes >= CHUNK_BYTES or time.monotonic() > self._until

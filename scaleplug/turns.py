@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from scaleplug.link import Link
+from scaleplug.wire import Wire
 
 logger = logging.getLogger("scaleplug")
 
@@ -51,7 +51,7 @@ class Turns:
         self._lock = threading.Lock()
         self._turn: Turn | None = None
         """Who reads; what reading changes is theirs."""
-        self._link: Link | None = None
+        self._wire: Wire | None = None
         self._led: dict[str, bool] = {}
         """The calls whose own threads read for them: whether one has to leave it to others now."""
         self._unled = 0
@@ -187,9 +187,9 @@ class Turns:
 
     def _unseat(self) -> None:
         """Take the connection from whoever has had the turn, who finds that out and goes."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.cut()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.cut()
 
     def _unseat_stuck(self) -> None:
         """End the turn of a thread that doesn't get on."""
@@ -202,18 +202,18 @@ class Turns:
 
     # -- the connection --------------------------------------------------------------------------------------------
 
-    def _check_link(self) -> None:
+    def _check_wire(self) -> None:
         """Find out that the connection was lost before a call begins: then it isn't among those that were there."""
-        link = self._link
-        if link is None or self._turn is not None or time.monotonic() < self._heard + TRUSTED_SECONDS:
+        wire = self._wire
+        if wire is None or self._turn is not None or time.monotonic() < self._heard + TRUSTED_SECONDS:
             return
         turn = Turn()
         try:
-            if self._take(turn) and self._link is link:
-                link.check()
+            if self._take(turn) and self._wire is wire:
+                wire.check()
         except RedisError as exc:
-            self._link = None
-            link.close()
+            self._wire = None
+            wire.close()
             self._lose(exc)
         finally:
             if self._turn is turn:

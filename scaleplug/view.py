@@ -60,8 +60,8 @@ class View:
     ignoring: dict[str, float] = field(default_factory=dict)
     """Idle containers by the time since when they have ignored an input."""
     learned: bool = False
-    calm: bool = False
-    """Whether it was last said to be :attr:`at_rest`."""
+    calm: str = ""
+    """What was last said of its :attr:`rest`."""
     prepared: str | None = None
     """The version of the code for which it is known whether it can be imported."""
     works: bool = False
@@ -75,18 +75,18 @@ class View:
         return bool(self.containers) or self.retiring or self.settings.min_containers > 0
 
     @property
-    def at_rest(self) -> bool:
-        """Whether there is nothing to decide when an input comes that an idle container takes.
+    def rest(self) -> str:
+        """When there is nothing to decide as inputs come: "idle", when idle containers take them; "full", ever; or ''.
 
-        Its timeout is at least a second, so that a tick sees it before.
+        Their timeout is at least a second, so that a tick sees it before.
         """
         settings = self.settings
-        return (
-            bool(self.containers)
-            and not (self.retiring or self.missing or self.proving or self.old_code)
-            and not settings.buffer_containers
-            and settings.max_inputs == 1
-        )
+        if self.retiring or self.missing or self.proving or self.old_code or settings.max_inputs > 1:
+            return ""
+        most, there = settings.max_containers, [known for known in self.containers.values() if not known.draining]
+        if most is not None and len(there) == len(self.containers) == most and all(known.ready for known in there):
+            return "full"
+        return "idle" if self.containers and not settings.buffer_containers else ""
 
     # -- redeployment ----------------------------------------------------------------------------------------------
 

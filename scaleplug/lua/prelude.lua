@@ -1,4 +1,4 @@
--- Put before every script. KEYS[1] is the prefix of the namespace; scaleplug/keys.py has the table of keys.
+-- Put before every script, as far as it needs it. KEYS[1] is the prefix of the namespace; scaleplug/keys.py has the table of keys.
 if redis.replicate_commands then redis.replicate_commands() end
 local P = KEYS[1]
 
@@ -15,10 +15,12 @@ local function ring(fn)
   end
 end
 
--- Ring for inputs that have come, so that so many are pending; not where containers that idle take them all and the
--- controller has said that it has nothing to decide then.
+-- Ring for inputs that have come, so that so many are pending; not where the controller has said that it has nothing to
+-- decide then: containers that idle take them all, or all that there may be are there.
 local function ring_for(fn, pending)
-  if redis.call('SISMEMBER', P .. 'calm', fn) == 1 and pending <= redis.call('ZCARD', P .. 'idle:' .. fn) then
+  local calm = redis.call('HGET', P .. 'calm', fn)
+  if calm == 'full' then return end
+  if calm and pending <= redis.call('ZCARD', P .. 'idle:' .. fn) then
     redis.call('SADD', P .. 'unrung', fn)
   else
     ring(fn)

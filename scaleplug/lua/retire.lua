@@ -11,8 +11,8 @@ for i = 2, #ARGV do
 end
 for i = 2, #ARGV do
   local fn = ARGV[i]
-  for _, hash in ipairs({'functions', 'versions', 'overrides', 'prepared'}) do redis.call('HDEL', P .. hash, fn) end
-  for _, set in ipairs({'retiring', 'calm', 'unrung'}) do redis.call('SREM', P .. set, fn) end
+  for _, hash in ipairs({'functions', 'versions', 'overrides', 'prepared', 'calm'}) do redis.call('HDEL', P .. hash, fn) end
+  for _, set in ipairs({'retiring', 'unrung'}) do redis.call('SREM', P .. set, fn) end
   for _, kind in ipairs({'stats:', 'learned:', 'attempts:', 'verdicts:', 'crashes:', 'trouble:', 'packed:', 'times:', 'history:'}) do
     redis.call('DEL', P .. kind .. fn)
   end

@@ -52,7 +52,8 @@ class Callers(Scripts):
         spawned = record or Record("", 0)
         count = f"{len(messages)}:{','.join(map(str, weights))}" if weights else str(len(messages))
         args = (function, most_pending, most_total, int(partial), *spawned.arguments(), count)
-        return Admission(*(int(n) for n in self._admit("submit", *args, *_packed(messages), drafts=drafts)))
+        soon = record is not None and len(messages) == 1  # nothing else is done until it has been accepted
+        return Admission(*map(int, self._admit("submit", *args, *_packed(messages), drafts=drafts, soon=soon)))
 
     def submit_part(
         self, function: str, messages: Sequence[str], record: Record, *, most_pending: int
@@ -183,6 +184,8 @@ class Callers(Scripts):
 
 def _packed(messages: Sequence[str | bytes]) -> Sequence[str | bytes]:
     """Return the messages as one argument, a line each, where none has line ends: the client sends it in one go."""
+    if len(messages) == 1:
+        return messages
     try:
         lines = "\n".join(messages).encode()  # type: ignore[arg-type]  # bytes are told by the error
     except TypeError:

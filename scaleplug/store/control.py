@@ -51,11 +51,9 @@ class Control(Scripts):
             self.client.lpush(self.keys.bell, "1")  # there may be more
         return {as_text(name) for name in dirty}
 
-    def set_calm(self, calm: Iterable[str], others: Iterable[str]) -> None:
-        """Say for which functions nobody has to ring when an idle container takes an input, and for which again."""
-        for command, functions in ((self.client.sadd, tuple(calm)), (self.client.srem, tuple(others))):
-            if functions:
-                command(self.keys.prefix + "calm", *functions)
+    def set_calm(self, token: str, calm: Mapping[str, str]) -> None:
+        """Say for which functions nobody has to ring as inputs come: "idle", "full" or '' for each."""
+        self._run("calm", token, *(each for pair in calm.items() for each in pair))
 
     def forget_calm(self) -> None:
         """Let everything that comes ring."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,14 +17,49 @@ from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.keys import Keys
+from scaleplug.links import Glance
+
+_NAME: Final = re.compile(r"(?:local function|local) (\w+)|(\w+) = function")
+
+
+@functools.cache
+def _prelude() -> tuple[tuple[str, str], ...]:
+    """Return the statements of the prelude, each with the name that it gives; '' where it gives none."""
+    parts: list[tuple[str, str]] = []
+    lines, inside = list[str](), False
+    for line in (resources.files("scaleplug") / "lua" / "prelude.lua").read_text().splitlines():
+        lines.append(line)
+        found = _NAME.match(line)
+        if found and "function" in line and not line.endswith(" end"):
+            inside = True
+        elif line == "end":
+            inside = False
+        if not inside and line and not line.startswith("--"):
+            named = next((n for n in map(_NAME.match, lines) if n), None)
+            parts.append((named[1] or named[2] if named else "", "\n".join(lines)))
+            lines = []
+    return tuple(parts)
+
+
+def _needed(text: str) -> str:
+    """Return those parts of the prelude that a script needs: a server makes its functions anew for every run."""
+    known: dict[str, list[str]] = {}
+    for name, part in _prelude():
+        known.setdefault(name, []).append(part)
+    needed, left = {""}, [text, *known[""]]
+    while left:
+        names = known.keys() & set(re.findall(r"\w+", left.pop())) - needed
+        needed |= names
+        left += [part for name in names for part in known[name]]
+    return "\n".join(part for name, part in _prelude() if name in needed)
 
 
 def _script_text(name: str, flags: bool) -> str:
-    folder = resources.files("scaleplug") / "lua"
-    prelude, text = (folder / "prelude.lua").read_text(), (folder / f"{name}.lua").read_text()
+    text = (resources.files("scaleplug") / "lua" / f"{name}.lua").read_text()
     head, _, rest = text.partition("\n")
     if not head.startswith("#!"):
         head, rest = "#!lua", text
+    prelude = _needed(rest)
     # Redis 6.2 knows no flags; the line would be a syntax error there.
     return f"{head}\n{prelude}\n{rest}" if flags else f"{prelude}\n{rest}"
 
@@ -50,6 +87,7 @@ class Scripts:
         self._ahead: float | None = None
         """Redis's clock less this machine's monotonic one."""
         self._scripts: dict[str, Any] = {}
+        self._glance = Glance()
         self._flags: bool | None = None
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -91,27 +129,30 @@ class Scripts:
 
     # -- scripts -------------------------------------------------------------------------------------------------------
 
-    def _run(self, name: str, *args: Any, drafts: Sequence[str] = ()) -> Any:
+    def _run(self, name: str, *args: Any, drafts: Sequence[str] = (), soon: bool = False) -> Any:
         script, keys = self._script(name), self._keys(drafts)
         try:
-            return self._run_direct(script.sha, keys, args)
+            return self._run_direct(script.sha, keys, args, soon=soon)
         except (NoScriptError, RedisConnectionError, RedisTimeoutError):
             return script(keys=keys, args=args)  # it tries again, as it is to be done
 
-    def _run_direct(self, sha: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _run_direct(self, sha: str, keys: Sequence[str], args: Sequence[Any], *, soon: bool) -> Any:
         """Run a script that Redis knows: redis-py's own way costs more than Redis's part of it."""
         pool = self.client.connection_pool
-        link = pool.get_connection()
+        link = pool.take()
         try:
             link.send_command("EVALSHA", sha, len(keys), *keys, *args)
-            return link.read_response(disable_decoding=True)
+            if soon:
+                self._glance.at(link)
+            answer = link.read_response(disable_decoding=True)
         except redis.exceptions.ResponseError:
+            pool.keep(link)
             raise
         except BaseException:
-            link.disconnect()  # what it still answers is for nobody else
+            pool.drop(link)  # what it still answers is for nobody else
             raise
-        finally:
-            pool.release(link)
+        pool.keep(link)
+        return answer
 
     def _keys(self, drafts: Sequence[str] = ()) -> list[str]:
         return [self.keys.prefix, *(d and self.keys.of("draft", d) for d in drafts)]

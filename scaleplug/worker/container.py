@@ -44,6 +44,7 @@ from scaleplug.worker.fast import Fast
 from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
 from scaleplug.worker.leaving import Deadline, Leaving
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
+from scaleplug.worker.presence import Presence
 from scaleplug.worker.runner import Body, Runner
 from scaleplug.worker.spares import Boot
 from scaleplug.worker.turns import Turns
@@ -177,6 +178,7 @@ class Container:
             _ = task.backend  # made on first use, which would be in the first input
         self.intake: Intake | None = None
         self._leaving: Leaving | None = None
+        self._presence: Presence | None = None
         self.boot: Boot | None = None
         """What it had opened as a spare, if it was one."""
         self.forked = 0.0
@@ -280,6 +282,7 @@ class Container:
         worker.hostname = nodename(f"{request.function}-{request.slot}", socket.gethostname())
         if self.sends_events:
             worker.consumer.hostname = worker.hostname
+            app.amqp.queues.select([self.keys.queue(request.function)])  # another function was prepared after this one
             worker.blueprint.start(worker)
         consumer = worker.consumer
         consumer.hostname, consumer.pid = worker.hostname, os.getpid()
@@ -306,8 +309,12 @@ class Container:
             turns.lists = self.config.max_attempts > 1 and not self.registration.settings.single_use_containers
             turns.fast.packed_events = bool(self.config.packed_events)
             intake.runs_packs, transport.go = turns.lists, turns.go
+        if self.sends_events:
+            self._presence = Presence(consumer.event_dispatcher, intake, packed=bool(self.config.packed_events))
+            self.runner.on_cancelled = self._presence.cancelled
         try:
-            loops.synloop(*consumer.loop_args())
+            with self._presence or contextlib.nullcontext():
+                loops.synloop(*consumer.loop_args())
         except SystemExit as exc:  # WorkerShutdown
             intake.stop_taking()
             worker.stop(exitcode=exc.code)
@@ -336,6 +343,8 @@ class Container:
         if held:
             logger.warning("the container's time is up: %d inputs that it runs are put back", held)
         self.intake.leave("its time to leave was up")
+        if self._presence is not None:
+            self._presence.end()
         leave_process(0)
 
     def _hear_orders(self, container: str) -> None:

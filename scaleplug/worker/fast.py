@@ -22,6 +22,7 @@ from celery.loaders.base import BaseLoader
 from celery.utils.saferepr import saferepr
 from celery.worker.strategy import logger as strategy_logger
 
+from scaleplug.serializer import MASKED, shortly, shows_arguments
 from scaleplug.worker.intake import Claim
 from scaleplug.worker.runner import Body, Runner
 
@@ -104,9 +105,9 @@ class Fast:
             )
         if self._tells(task, packed):
             self.events.send(
-                "task-received", uuid=request.id, name=request.shadow or task.name, args=request.argsrepr,
-                kwargs=request.kwargsrepr, root_id=request.root_id, parent_id=request.parent_id,
-                retries=request.retries, eta=None, expires=None,
+                "task-received", uuid=request.id, name=request.shadow or task.name,
+                args=_shown(request.argsrepr, request.args), kwargs=_shown(request.kwargsrepr, request.kwargs),
+                root_id=request.root_id, parent_id=request.parent_id, retries=request.retries, eta=None, expires=None,
             )  # fmt: skip
             self.events.send("task-started", uuid=request.id)
 
@@ -172,6 +173,11 @@ class Fast:
         """Tell that it has ended."""
         if self._tells(task, False) and not self.packed_events:
             self.events.send("task-succeeded", uuid=values["id"], result=ran, runtime=seconds)
+
+
+def _shown(told: str | None, values: Any) -> str:
+    """Return what watchers see of arguments: as the caller has told, which this package's own calls don't."""
+    return told or (shortly(values) if shows_arguments() else MASKED)
 
 
 def _is_plain(task: Task) -> bool:

@@ -15,6 +15,7 @@ from billiard.einfo import ExceptionInfo
 from celery import signals, states
 from celery.concurrency import solo
 from celery.concurrency import thread as threads
+from celery.utils.saferepr import saferepr
 from kombu.serialization import loads
 
 from scaleplug.errors import PayloadTooLargeError
@@ -168,10 +169,17 @@ class ConcurrentPool(threads.TaskPool):  # type: ignore[misc]
         self.runner.intake.finish_many([end.claim for end in ends])
         for end, error in zip(ends, told, strict=True):
             try:
-                end.callback((0, None, end.seconds) if error is None else (1, _raised(error), end.seconds))
+                end.callback((0, self._shown(end), end.seconds) if error is None else (1, _raised(error), end.seconds))
             except Exception:  # a receiver of Celery's signals, say
                 logger.exception("Celery could not be told how input %s ended", end.claim.id)
                 self.runner.intake.finish(end.claim.tag)
+
+    def _shown(self, end: _End) -> str | None:
+        """Return what watchers see of a result, ``None`` where nobody is told."""
+        if not self.app.conf.worker_send_task_events:
+            return None
+        shown: str = saferepr(end.value, self.app.tasks[end.claim.task].resultrepr_maxsize)
+        return shown
 
     def _tell(self, signal: Any, claim: Claim, request: Any, **values: Any) -> None:
         """Send one of the signals that Celery sends around each task, if anybody hears it.

@@ -23,6 +23,7 @@ from scaleplug.abc import StartRequest
 from scaleplug.app import App
 from scaleplug.here import forget_app
 from scaleplug.keys import Keys
+from scaleplug.links import Links
 from scaleplug.messages import MessageFactory
 from scaleplug.registry import Registration, Source
 from scaleplug.serializer import Keyring
@@ -41,7 +42,7 @@ class Rehearsal:
     """Made before the fork; :meth:`run` is for the forked process."""
 
     def __init__(self, config: Config) -> None:
-        self.client: Any = redis.Redis()
+        self.client: Any = redis.Redis.from_pool(Links())
         self.stage = _Stage()
         pool = self.client.connection_pool
         pool.connection_class, pool.connection_kwargs = _Connection, {"stage": self.stage, "client_name": None}

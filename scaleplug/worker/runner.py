@@ -73,6 +73,8 @@ class Runner:
         self.runs: dict[str, Run] = {}
         self.on_run: Callable[[], object] = lambda: None
         """Called when an input has begun."""
+        self.on_cancelled: Callable[[Claim, str], object] = lambda _claim, _input_id: None
+        """Called when an input is cancelled that has begun; with its id where it is one of a pack."""
         self.killer: Callable[[], Callable[[], object]] | None = None
         """Returns what interrupts the current green thread, where inputs run in such."""
         self._own_loop: asyncio.Runner | None = None
@@ -309,6 +311,8 @@ class Runner:
             return exc
         if isinstance(exc, InputCancellation):
             self._fail(claim, InputCancelledError(f"{claim.id} was cancelled while it ran"))
+            if claim.verdict != "cancel" and self.settings.max_batch_size is None:  # else it was told, or never shown
+                self.on_cancelled(claim, "")
             return Ignore()
         plain = isinstance(exc, Exception) and not isinstance(exc, MemoryError)
         told = exc if plain else FunctionExitError(f"{type(exc).__name__}: {exc}")
@@ -368,10 +372,14 @@ class Runner:
         self._cancelled.update(dict.fromkeys(input_ids))
         while len(self._cancelled) > self._orders_kept:
             del self._cancelled[next(iter(self._cancelled))]
+        told = []
         for input_id in input_ids:
             run = self._leave_batch(input_id) if input_id in self._batch else self.runs.get(input_id)
             if run is not None:
                 run.interrupt("cancel")
+                told += [run] if run.claim.verdict == "cancel" else []
+        for run in told:  # now: one that resists is killed before it can tell
+            self.on_cancelled(run.claim, run.input_id)
 
     def _leave_batch(self, input_id: str) -> Run | None:
         """Take an input out of the batch that runs, and return the run if nobody is left who wants a result."""

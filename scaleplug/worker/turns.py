@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from scaleplug.errors import Error
 from scaleplug.packing import SECONDS
+from scaleplug.serializer import MASKED
 from scaleplug.store import Ended, Turned
 from scaleplug.worker.fast import Fast
 from scaleplug.worker.intake import Claim, Intake
@@ -167,7 +168,10 @@ class Turns:
         except (Exception, SystemExit):  # noqa: BLE001  # whatever unpickling does: Celery's way tells it
             self._deliver(message)
             return
-        kept = self.fast.run(claim, body, self.fast.request(claim, message), args, kwargs)
+        values = self.fast.request(claim, message)
+        if verdict is not None:
+            values |= {"argsrepr": MASKED, "kwargsrepr": MASKED}  # watchers keep to what they have seen
+        kept = self.fast.run(claim, body, values, args, kwargs)
         if not kept:
             self.intake.requeue(claim.tag)
         elif claim.retry_in is not None or claim.draft:

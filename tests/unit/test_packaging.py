@@ -49,6 +49,13 @@ def test_the_wheel_holds_all_of_the_package(wheel: zipfile.ZipFile):
     assert any(name.endswith(".lua") for name in shipped)
 
 
+def test_no_page_has_marks_of_a_conflict():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), *ROOT.glob("config/**/*")]
+    marked = re.compile(r"^(<{7} |={7}$|>{7} )", re.MULTILINE)
+    assert pages
+    assert not [page for page in pages if page.is_file() and marked.search(page.read_text(errors="replace"))]
+
+
 def test_every_extra_but_dev_is_in_all():
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]

@@ -51,7 +51,7 @@ class Post(Turns):
 
     def open(self, call: str, *, led: bool) -> None:
         self.boxes[call] = queue.SimpleQueue()
-        self._check_link()
+        self._check_wire()
         with self._lock:
             self._count(call, led=led)
         self._ring()

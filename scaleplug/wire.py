@@ -16,7 +16,7 @@ Row = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an entry of a stream."""
 
 
-class Link:
+class Wire:
     """One connection, made at once; it tries nothing again, for who reads is to know when it was lost."""
 
     def __init__(self, client: Any) -> None:

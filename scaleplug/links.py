@@ -1,0 +1,97 @@
+"""Connections at hand, for commands so frequent that taking one out of a pool would cost as much as their answers."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import Any, Final
+
+import redis
+
+GLANCE: Final = 100e-6
+"""Seconds for which an answer is looked for before the thread sleeps: it takes a kernel as long to wake one."""
+MOST_MISSED: Final = 10
+"""After so many misses the next thousand answers are not looked for."""
+
+
+class Links(redis.ConnectionPool):
+    """A pool that keeps the connections which were used last at hand; safe to use from several threads."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._at_hand: list[Any] = []
+        super().__init__(*args, **options)
+
+    def take(self) -> Any:
+        """Return a connection for one command; it may have been closed meanwhile, which its use tells."""
+        if self.pid == os.getpid():
+            try:
+                return self._at_hand.pop()
+            except IndexError:
+                pass
+        return self.get_connection()
+
+    def keep(self, link: Any) -> None:
+        """Take a connection back whose answers have all been read."""
+        self._at_hand.append(link)
+
+    def drop(self, link: Any) -> None:
+        """Take a connection back that is not to be trusted."""
+        link.disconnect()
+        self.release(link)
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Close the connections, those at hand too: nobody uses them."""
+        while self._at_hand:
+            try:
+                self.release(self._at_hand.pop())
+            except IndexError:  # another thread has taken the last one
+                break
+        super().disconnect(inuse_connections)
+
+    def reset(self) -> None:
+        """Begin anew, as in a process that was forked."""
+        self._at_hand = []
+        super().reset()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Glance:
+    """Looks for an answer for a moment before the thread that waits for it sleeps.
+
+    Where the server is near, the answer is there before the kernel has put the thread to sleep and woken it again,
+    which costs more than looking. Where it is not, looking is given up for longer and longer.
+    """
+
+    def __init__(self) -> None:
+        self._skip = self._missed = 0
+        self._looking = False
+        self._possible = hasattr(select, "poll") and _cores() > 1
+
+    def at(self, link: Any) -> None:
+        """Return when the answer has begun to come, or the moment is over."""
+        if not self._possible or self._looking:  # threads that all look only get in each other's way
+            return
+        if self._skip > 0:
+            self._skip -= 1
+            return
+        self._looking = True
+        try:
+            self._look(link)
+        finally:
+            self._looking = False
+
+    def _look(self, link: Any) -> None:
+        poll = select.poll()
+        poll.register(link._sock.fileno(), select.POLLIN)  # noqa: SLF001  # redis-py shows it nowhere else
+        look, clock = poll.poll, time.perf_counter
+        until = clock() + GLANCE
+        while not look(0):
+            if clock() > until:
+                self._missed = min(self._missed + 1, MOST_MISSED)
+                self._skip = 2**self._missed
+                return
+        self._missed = 0

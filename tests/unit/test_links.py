@@ -1,0 +1,155 @@
+"""Connections at hand, and looking for their answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from scaleplug import links as module
+from scaleplug.links import Glance, Links
+
+
+class Link:
+    """A connection as far as the pool looks at it."""
+
+    def __init__(self, **_: Any) -> None:
+        self.pid = 0
+        self.connected = False
+
+    def connect(self) -> None:
+        self.connected = True
+
+    def disconnect(self) -> None:
+        self.connected = False
+
+    def can_read(self) -> bool:
+        return False
+
+    def should_reconnect(self) -> bool:
+        return False
+
+    def re_auth(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pool() -> Links:
+    made = Links(connection_class=Link)  # type: ignore[type-var]  # nothing is sent
+    real = made.make_connection
+
+    def make() -> Any:
+        link = real()
+        link.pid = made.pid
+        return link
+
+    made.make_connection = make  # type: ignore[method-assign]
+    return made
+
+
+def test_what_was_used_last_is_taken_next(pool: Links) -> None:
+    first, second = pool.take(), pool.take()
+    assert first is not second
+    pool.keep(first)
+    pool.keep(second)
+    assert [pool.take(), pool.take()] == [second, first]
+
+
+def test_what_is_in_use_is_left_alone_when_those_that_idle_are_closed(pool: Links) -> None:
+    used, idle = pool.take(), pool.take()
+    pool.keep(idle)
+    pool.disconnect(inuse_connections=False)
+    assert (used.connected, idle.connected) == (True, False)
+    assert pool.take() is idle
+    assert idle.connected
+
+
+def test_a_dropped_one_is_closed_and_can_be_had_again(pool: Links) -> None:
+    link = pool.take()
+    pool.drop(link)
+    assert not link.connected
+    assert pool.take() is link
+    assert link.connected
+
+
+def test_a_forked_process_gets_others(pool: Links) -> None:
+    inherited = pool.take()
+    pool.keep(inherited)
+    pool.pid = -1  # as it is for a child
+    assert pool.take() is not inherited
+
+
+class Wire:
+    def __init__(self) -> None:
+        self._sock, self.far = socket.socketpair()
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    made = Wire()
+    with made._sock, made.far:
+        yield made
+
+
+@pytest.fixture
+def glance(monkeypatch: pytest.MonkeyPatch) -> Glance:
+    monkeypatch.setattr(module, "_cores", lambda: 2)
+    monkeypatch.setattr(module, "GLANCE", 0.0)
+    return Glance()
+
+
+def test_an_answer_that_never_comes_in_time_is_looked_for_less_and_less(
+    glance: Glance, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    class Poll:
+        def register(self, *_: Any) -> None:
+            looked.append(0)
+
+        def poll(self, _: int) -> list[Any]:
+            looked[-1] += 1
+            return []
+
+    monkeypatch.setattr(module.select, "poll", Poll)
+    for _ in range(100):
+        glance.at(wire)
+    assert len(looked) == 6  # skipped 2, 4, 8, 16 and 32 times in between
+    assert all(looks < 1_000 for looks in looked)
+
+
+def test_an_answer_in_time_is_looked_for_the_next_time_too(
+    glance: Glance, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GLANCE", 5.0)
+    wire.far.send(b"+OK\r\n")
+    looked = []
+    real = module.select.poll
+    monkeypatch.setattr(module.select, "poll", lambda: looked.append(1) or real())
+    for _ in range(5):
+        glance.at(wire)
+    assert len(looked) == 5
+
+
+def test_with_one_core_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_cores", lambda: 1)
+    Glance().at(None)
+
+
+def test_of_several_threads_one_looks(glance: Glance, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    class Poll:
+        def register(self, *_: Any) -> None:
+            looked.append(1)
+
+        def poll(self, _: int) -> bool:
+            glance.at(wire)  # as another thread does meanwhile
+            return True
+
+    monkeypatch.setattr(module.select, "poll", Poll)
+    glance.at(wire)
+    glance.at(wire)
+    assert len(looked) == 2
