@@ -158,8 +158,14 @@ class Caller(Protocol):
     met: dict[str, Any]
     """What was called through it and is known where it sends to, by the name of its pool."""
 
-    def open(self, call: str, put: Callable[[Event], object]) -> None:
-        """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread."""
+    def open(self, call: str, put: Callable[[Event], object], *, led: bool = False) -> None:
+        """Give the ends of a call's inputs to ``put``, which must not block; it may run on another thread.
+
+        A call of one input whose thread will :meth:`lead` is ``led``.
+        """
+
+    def lead(self, call: str, waits: Callable[[], bool]) -> None:
+        """Bring in what comes for all calls while this one ``waits()``; return before that if others do so."""
 
     def close(self, call: str) -> None:
         """Stop giving them."""

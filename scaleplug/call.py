@@ -61,14 +61,17 @@ class IterMethod(Generic[P, T]):
 
 
 class Outcomes:
-    """The events of one call, for a thread or for an event loop to wait on."""
+    """The events of one call, for a thread or for an event loop to wait on.
 
-    def __init__(self, caller: Caller, call: str) -> None:
+    One that is ``led`` has one event, and :meth:`lead` waits for it.
+    """
+
+    def __init__(self, caller: Caller, call: str, *, led: bool = False) -> None:
         self.caller, self.call = caller, call
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._wakeups: Wakeups | None = None
         self._waiting: asyncio.Future[None] | None = None
-        caller.open(call, self._put)
+        caller.open(call, self._put, led=led)
 
     @classmethod
     async def open(cls, caller: Caller, call: str) -> Outcomes:
@@ -93,9 +96,16 @@ class Outcomes:
     def get(self, timeout: float | None = None) -> Event | None:
         """Return the next event, ``None`` after ``timeout`` seconds."""
         try:
-            return self._events.get(timeout is None or timeout > 0, timeout)
+            if timeout is not None and timeout <= 0:
+                return self._events.get_nowait()
+            return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
+
+    def lead(self) -> Event:
+        """Return the event, which this thread fetches itself if no other does so already."""
+        self.caller.lead(self.call, self._events.empty)
+        return self._events.get()
 
     async def get_async(self, timeout: float | None = None) -> Event | None:
         """Return the next event without blocking the loop, ``None`` after ``timeout`` seconds."""
@@ -124,8 +134,9 @@ class Outcomes:
     def close(self) -> None:
         """Stop waiting."""
         self.caller.close(self.call)
-        while (event := self.get(0)) is not None:
-            if event.large:
+        while not self._events.empty():
+            event = self.get(0)
+            if event is not None and event.large:
                 self.caller.drop(event)
 
 

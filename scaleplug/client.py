@@ -97,11 +97,15 @@ class RedisCaller:
 
     def close_all(self) -> None:
         """Stop listening: the Redis is about to end, which ends the connections too."""
-        self.inbox.closed = True
+        self.inbox.end()
 
-    def open(self, call: str, put: Callable[[Event], object]) -> None:
+    def open(self, call: str, put: Callable[[Event], object], *, led: bool = False) -> None:
         """See :class:`scaleplug.abc.Caller`."""
-        self.inbox.open(call, put)
+        self.inbox.open(call, put, led=led)
+
+    def lead(self, call: str, waits: Callable[[], bool]) -> None:
+        """See :class:`scaleplug.abc.Caller`."""
+        self.inbox.lead(call, waits)
 
     def close(self, call: str) -> None:
         """See :class:`scaleplug.abc.Caller`."""

@@ -319,10 +319,10 @@ class Function(Autoscaled, OnCommit[P, R], Generic[P, R]):
         """Run in a container and return the result, or raise its exception."""
         self.needs_one_result(".remote()")
         caller, call = self._caller(), _new_call()
-        outcomes = Outcomes(caller, call)
+        outcomes = Outcomes(caller, call, led=True)
         try:
             caller.send(self, call, [(0, args, kwargs)], kind="remote")
-            event = outcomes.get()
+            event = outcomes.lead()
         except NOTHING_SENT:
             raise
         except BaseException:
@@ -331,7 +331,6 @@ class Function(Autoscaled, OnCommit[P, R], Generic[P, R]):
             raise
         finally:
             outcomes.close()
-        assert event is not None
         return _value(caller.read(call, event))  # type: ignore[no-any-return]
 
     async def _remote_aio(self, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -105,7 +105,7 @@ def caller_for(config: Config) -> Caller:
 
 
 def _register_again(caller: RedisCaller, function: str) -> None:
-    owner: Any = caller.store.registered.get(function)
+    owner: Any = caller.store.registered.get(function) or caller.inbox.forgotten.get(function)
     if owner is not None:
         owner.app.ready_for_calls(owner, again=True)
 
@@ -212,7 +212,8 @@ def runs_eagerly(celery: Celery) -> bool:
     conf: Any = celery.conf
     if not conf.prefix:
         for each in conf.maps:
-            if type(each) is not dict:  # an object or a module, whose names may be written in several ways
+            # An object or a module, whose names may be written in several ways; or the old name.
+            if type(each) is not dict or "CELERY_ALWAYS_EAGER" in each:
                 break
             if "task_always_eager" in each:
                 return bool(each["task_always_eager"])

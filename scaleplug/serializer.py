@@ -69,24 +69,20 @@ class Keyring:
                 f"SCALEPLUG_SECRET is too short: each secret needs at least {MIN_SECRET} characters; "
                 'make one with: python -c "import secrets; print(secrets.token_urlsafe(32))"'
             )
-        self._keys = [
+        # Copying a prepared one is cheaper than keying one for every payload.
+        self._prepared = [
             {
-                p: hmac.digest(part.encode(), b"scaleplug/1/" + p, "sha256")
+                p: hmac.new(hmac.digest(part.encode(), b"scaleplug/1/" + p, "sha256"), digestmod="sha256")
                 for p in (INPUT, OUTPUT, REGISTRY, CODE, VALUE)
             }
             for part in secrets
         ]
-        # Copying a prepared one is cheaper than keying one for every payload.
-        self._checkers = [
-            {purpose: hmac.new(key, digestmod="sha256") for purpose, key in keys.items()} for keys in self._keys
-        ]
-        self._signers = self._checkers[0]
 
     def seal(self, purpose: bytes, context: str, payload: bytes) -> bytes:
         """Return ``payload`` signed for ``purpose`` and ``context``."""
         where = context.encode()
         head = _HEAD.pack(_MAGIC, purpose, _PYTHON[0], _PYTHON[1], len(where)) + where
-        mac = self._signers[purpose].copy()
+        mac = self._prepared[0][purpose].copy()
         mac.update(head)
         mac.update(payload)
         return b"".join((head, payload, mac.digest()))
@@ -108,11 +104,7 @@ class Keyring:
             raise SerializationError("it is not a signed scaleplug payload")
         _, marked, major, minor, length = _HEAD.unpack_from(sealed)
         body, mac = memoryview(sealed)[:-_MAC], sealed[-_MAC:]
-        same = []
-        for checkers in self._checkers:
-            checker = checkers[purpose].copy()
-            checker.update(body)
-            same.append(hmac.compare_digest(checker.digest(), mac))
+        same = [hmac.compare_digest(_mac_of(prepared[purpose], body), mac) for prepared in self._prepared]
         if marked != purpose or not any(same):
             raise SerializationError("its signature does not verify: is SCALEPLUG_SECRET the same everywhere?")
         if (major, minor) != _PYTHON and purpose != REGISTRY:  # a registration is JSON
@@ -124,7 +116,13 @@ class Keyring:
         return bytes(body[end:]), bytes(body[_HEAD.size : end]).decode()
 
     def __repr__(self) -> str:
-        return f"<Keyring of {len(self._keys)}>"
+        return f"<Keyring of {len(self._prepared)}>"
+
+
+def _mac_of(prepared: hmac.HMAC, body: memoryview) -> bytes:
+    mac = prepared.copy()
+    mac.update(body)
+    return mac.digest()
 
 
 class _NotPlainError(Exception):

@@ -188,7 +188,7 @@ class LocalRun:
 
     # -- the port --------------------------------------------------------------------------------------------------
 
-    def open(self, call: str, put: Callable[[Event], object]) -> None:
+    def open(self, call: str, put: Callable[[Event], object], *, led: bool = False) -> None:  # noqa: ARG002  # as below
         """See :class:`scaleplug.abc.Caller`."""
         owner = current.get()
         with self._lock:
@@ -208,6 +208,9 @@ class LocalRun:
                     who.waits -= 1
             if not waiting:
                 self._open.pop(call, None)
+
+    def lead(self, call: str, waits: Callable[[], bool]) -> None:
+        """See :class:`scaleplug.abc.Caller`: here the threads that run inputs bring in their ends."""
 
     def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:  # noqa: ARG002  # no messages
         """See :class:`scaleplug.abc.Caller`."""

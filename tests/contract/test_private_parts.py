@@ -36,6 +36,24 @@ def source(thing: object) -> str:
     return inspect.getsource(thing)  # type: ignore[arg-type]
 
 
+def eager_names() -> set[str]:
+    celery = Celery(set_as_current=False)
+    assert celery.conf.task_always_eager is False
+    asked: set[str] = set()
+
+    class Asked(dict[str, object]):
+        def __getitem__(self, name: str) -> object:
+            asked.add(name)
+            return super().__getitem__(name)
+
+    celery.conf.maps.insert(0, Asked())
+    assert celery.conf.task_always_eager is False
+    assert asked == {"task_always_eager", "CELERY_ALWAYS_EAGER"}
+    celery.conf.maps[0]["CELERY_ALWAYS_EAGER"] = True
+    assert celery.conf.task_always_eager is True
+    return asked
+
+
 PARTS: list[tuple[str, Callable[[], object]]] = [
     # kombu
     ("kombu's virtual Channel has _put, _size, _purge, _has_queue and _new_queue, which scaleplug's replaces",
@@ -51,6 +69,9 @@ PARTS: list[tuple[str, Callable[[], object]]] = [
     ("kombu's loads refuses a content type that isn't accepted",
      lambda: "ContentDisallowed" in source(serialization.SerializerRegistry.loads)),
     ("kombu's JSON makes no objects but of types that are registered", lambda: "_decoders" in source(kombu_json)),
+    # Celery's settings
+    ("Celery's settings have a prefix, and maps of which the first that has a setting counts, under its old name too",
+     lambda: "CELERY_ALWAYS_EAGER" in eager_names() and not Celery().conf.prefix),
     # Celery's worker
     ("Celery's synloop(*consumer.loop_args()) drains events until should_stop is set",
      lambda: "drain_events" in source(loops.synloop) and "should_stop" in source(state)

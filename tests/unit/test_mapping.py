@@ -42,7 +42,7 @@ class ScriptedCaller:
     def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
         return 1
 
-    def open(self, call: str, put: Callable[[Event], object]) -> None:
+    def open(self, call: str, put: Callable[[Event], object], *, led: bool = False) -> None:
         self.put = put
 
     def close(self, call: str) -> None:

@@ -31,7 +31,7 @@ class Wire:
     def receive(self) -> Any:
         return receive(self, lambda: self, (), {})  # type: ignore[arg-type,return-value]
 
-    def open(self, call: str, put: Callable[[Event], object]) -> None:
+    def open(self, call: str, put: Callable[[Event], object], *, led: bool = False) -> None:
         self.call, self.put = call, put
 
     def close(self, call: str) -> None:
