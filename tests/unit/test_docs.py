@@ -153,14 +153,13 @@ def test_numbers_are_as_they_say(page: str, sentence: str):
 
 
 def test_the_architecture_names_every_module_and_no_other():
-    text = (ROOT / "ARCHITECTURE.md").read_text()
-    package = ROOT / "scaleplug"
+    text, package = (ROOT / "ARCHITECTURE.md").read_text(), ROOT / "scaleplug"
     for path in package.iterdir():
         if path.suffix == ".py" and path.stem not in ("__init__", "testing_plugin", "mypy_plugin"):
             assert f"`{path.stem}`" in text, path.name
         elif path.is_dir() and path.name != "__pycache__":
             assert f"`{path.name}/`" in text, path.name
-    for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text):
+    for name in re.findall(r"`([\w/]+\.(?:py|lua))`", text + (ROOT / "docs" / "internals.md").read_text()):
         assert any((package / folder / name).exists() for folder in ("", "lua")), name
 
 
