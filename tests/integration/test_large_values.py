@@ -165,7 +165,7 @@ def test_a_delayed_input_has_its_arguments_when_it_is_due(surroundings: Surround
 def test_what_was_not_submitted_expires(surroundings: Surroundings) -> None:
     caller = surroundings.caller
     drafts = Drafts(caller.blobs, "jobs.echo", lambda: None)
-    drafts.pack(0, "never-sent", DATA)
+    drafts.pack(0, "never-sent", ((DATA,), {}))
     key = surroundings.store.keys.of("draft", argument_key("never-sent"))
     assert 0 < surroundings.store.client.ttl(key) <= 3_600
     with drafts:  # and is deleted where the caller lives
