@@ -8,6 +8,7 @@ import time
 from typing import Any, Final
 
 import redis
+from redis.exceptions import MaxConnectionsError
 
 GLANCE: Final = 100e-6
 """Seconds for which an answer is looked for before the thread sleeps: it takes a kernel as long to wake one."""
@@ -30,6 +31,22 @@ class Links(redis.ConnectionPool):
             except IndexError:
                 pass
         return self.get_connection()
+
+    def get_connection(self, *args: Any, **options: Any) -> Any:
+        """Return a connection that nobody uses: one of those at hand where there may be no more."""
+        while True:
+            try:
+                return super().get_connection(*args, **options)
+            except MaxConnectionsError:
+                if not self._release_one():
+                    raise
+
+    def _release_one(self) -> bool:
+        try:
+            self.release(self._at_hand.pop())
+        except IndexError:
+            return False
+        return True
 
     def keep(self, link: Any) -> None:
         """Take a connection back whose answers have all been read."""

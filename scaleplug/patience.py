@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import MaxConnectionsError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import ResourceExhausted
@@ -63,9 +63,12 @@ class Patience:
                 if not passes(exc):
                     raise
                 left = until - time.monotonic()
-                if not self._met or left <= 0:
+                # That all connections are in use says nothing of the server: many threads have begun at once.
+                crowded = isinstance(exc, MaxConnectionsError)
+                if left <= 0 or not (self._met or crowded):
                     raise unusable(self.client, exc) from exc
-                self._tell(exc)
+                if not crowded:
+                    self._tell(exc)
                 time.sleep(min(pause, left))
                 pause = min(pause * 2, PAUSES[1])
             else:

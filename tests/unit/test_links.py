@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from redis.exceptions import MaxConnectionsError
 
 from scaleplug import links as module
 from scaleplug.links import Glance, Links
@@ -55,6 +56,17 @@ def test_what_was_used_last_is_taken_next(pool: Links) -> None:
     pool.keep(first)
     pool.keep(second)
     assert [pool.take(), pool.take()] == [second, first]
+
+
+def test_where_there_may_be_no_more_those_at_hand_are_there_for_every_command(pool: Links) -> None:
+    pool.max_connections = 2
+    first, second = pool.take(), pool.take()
+    pool.keep(first)
+    assert pool.get_connection() is first
+    with pytest.raises(MaxConnectionsError):
+        pool.get_connection()
+    pool.keep(second)
+    assert pool.get_connection() is second
 
 
 def test_what_is_in_use_is_left_alone_when_those_that_idle_are_closed(pool: Links) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import MaxConnectionsError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from scaleplug.errors import ResourceExhausted, ServerError
 from scaleplug.health import SignOfLife
@@ -39,6 +39,12 @@ def met(seconds: float) -> Patience:
     patience = Patience(CLIENT, seconds)
     patience.insist(lambda: None)
     return patience
+
+
+def test_who_finds_all_connections_in_use_waits_for_one_also_the_first_time() -> None:
+    answers = Answers(MaxConnectionsError("Too many connections"), MaxConnectionsError("Too many connections"), 5)
+    assert Patience(CLIENT, 60).insist(answers) == 5
+    assert answers.asked == 3
 
 
 def test_the_first_time_nobody_waits() -> None:
