@@ -8,12 +8,25 @@ import time
 from typing import Any, Final
 
 import redis
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import MaxConnectionsError
 
 GLANCE: Final = 100e-6
 """Seconds for which an answer is looked for before the thread sleeps: it takes a kernel as long to wake one."""
 MOST_MISSED: Final = 10
 """After so many misses the next thousand answers are not looked for."""
+
+
+class Packer(HiredisRespSerializer):
+    """Packs commands with hiredis, which gets no numbers.
+
+    While it makes text of one, it lets a signal's handler run, and the process dies if that raises.
+    """
+
+    def pack(self, *args: Any) -> Any:
+        """Return the command as it is sent."""
+        texts = [str(each) if each.__class__ is int or each.__class__ is float else each for each in args]
+        return super().pack(*texts)  # type: ignore[arg-type]  # redis-py's own
 
 
 class Links(redis.ConnectionPool):

@@ -22,9 +22,10 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.retry import Retry
+from redis.utils import HIREDIS_AVAILABLE
 
 from scaleplug.errors import ConfigurationError, ServerError
-from scaleplug.links import Links
+from scaleplug.links import Links, Packer
 from scaleplug.settings import Config
 from scaleplug.silence import Trying
 
@@ -143,6 +144,7 @@ def connect(
         "retry": Trying(ExponentialBackoff(cap=1.0, base=0.05), RETRIES) if retry else Retry(NoBackoff(), 0),
         "max_connections": max_connections,
         "driver_info": DRIVER_INFO,
+        "command_packer": Packer() if HIREDIS_AVAILABLE else None,
     }
     target = client_url(url)
     _check_database(url, target)

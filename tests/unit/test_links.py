@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
+from redis.connection import PythonRespSerializer
 from redis.exceptions import MaxConnectionsError
 
 from scaleplug import links as module
-from scaleplug.links import Glance, Links
+from scaleplug.links import Glance, Links, Packer
 
 
 class Link:
@@ -165,3 +170,35 @@ def test_of_several_threads_one_looks(glance: Glance, wire: Wire, monkeypatch: p
     glance.at(wire)
     glance.at(wire)
     assert len(looked) == 2
+
+
+INTERRUPTED = """
+import signal
+from scaleplug.links import Packer
+
+def interrupt(*_):
+    raise InterruptedError
+
+signal.signal(signal.SIGALRM, interrupt)
+packer, command, interrupted = Packer(), ["XREAD", *[123_456_789, 1.5] * 50], 0
+while interrupted < 2_000:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.000_03)
+        while True:
+            packer.pack(*command)
+    except InterruptedError:
+        interrupted += 1
+"""
+
+
+def test_a_signal_whose_handler_raises_while_a_command_is_packed_does_not_end_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], timeout=60, check=False, capture_output=True)
+    assert ended.returncode == 0, (signal.strsignal(-ended.returncode), ended.stderr)
+
+
+def test_commands_are_packed_as_redis_py_does() -> None:
+    link = redis.Connection(command_packer=Packer())
+    args = ("EVALSHA", b"\x00\r\n", 0, -7, 2**70, 1.5, 1e-7, "\u00e4", memoryview(b"seen"))
+    assert b"".join(link.pack_command(*args)) == b"".join(PythonRespSerializer(6_000, link.encoder.encode).pack(*args))
+    with pytest.raises(redis.DataError):
+        link.pack_command("SET", "key", None)
