@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import select
+import threading
 import time
 from typing import Any, Final
 
@@ -13,8 +16,50 @@ from redis.exceptions import MaxConnectionsError
 
 GLANCE: Final = 100e-6
 """Seconds for which an answer is looked for before the thread sleeps: it takes a kernel as long to wake one."""
+LOOK_SECONDS: Final = 0.5
+"""How often a thread looks for room that waits at a door, should nobody have told it."""
 MOST_MISSED: Final = 10
 """After so many misses the next thousand answers are not looked for."""
+
+
+class Door:
+    """Lets so many threads in at once, where each takes a connection; one that is in already may come in again.
+
+    A thread that is interrupted anywhere, by what a signal's handler raises, takes its place again the next time. A
+    semaphore would lose that for good, and after so many of them let nobody in any more.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._inside: set[int] = set()
+        self._lock = threading.Lock()  # no Condition: those are written in Python, and keep what an interrupt leaves
+        self._left: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def __enter__(self) -> None:
+        thread = threading.get_ident()
+        if self._enter(thread):
+            return
+        while not self._enter(thread):
+            with contextlib.suppress(queue.Empty):
+                self._left.get(timeout=LOOK_SECONDS)
+        self._tell()
+
+    def __exit__(self, *_: object) -> None:
+        full = len(self._inside) >= self._most
+        self._inside.discard(threading.get_ident())
+        if full:
+            self._tell()
+
+    def _enter(self, thread: int) -> bool:
+        with self._lock:
+            if len(self._inside) < self._most:
+                self._inside.add(thread)
+        return thread in self._inside
+
+    def _tell(self) -> None:
+        """Wake one that waits, who wakes the next."""
+        if len(self._inside) < self._most and self._left.empty():
+            self._left.put(None)
 
 
 class Packer(HiredisRespSerializer):

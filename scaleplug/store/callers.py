@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.errors import NotFoundError
 from scaleplug.keys import Keys
+from scaleplug.links import Door
 from scaleplug.store.scripts import Scripts, as_text
 from scaleplug.store.states import Admission, Record, Watched
 
@@ -29,7 +29,7 @@ class Callers(Scripts):
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         super().__init__(client, keys)
-        self._door = threading.BoundedSemaphore(DOORS)
+        self._door = Door(DOORS)
 
     def submit(  # noqa: PLR0913  # what the script takes
         self,

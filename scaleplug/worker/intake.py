@@ -28,6 +28,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from scaleplug.blobs import Blobs
+from scaleplug.links import Door
 from scaleplug.patience import passes
 from scaleplug.serializer import Keyring, seal_failure
 from scaleplug.settings import MAX_PAYLOAD
@@ -128,7 +129,7 @@ class Intake:
         """The attempt that an input has to itself, where several run at once; 0 for none."""
         self._keeps_free = False
         self._connecting = threading.RLock()  # held while a new epoch begins
-        self._door = threading.BoundedSemaphore(DOORS)
+        self._door = Door(DOORS)
         self._link: Any = None
         self.boot: Boot | None = None
         """What was opened before this container knew its function, if it was a spare."""

@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from redis.connection import PythonRespSerializer
 from redis.exceptions import MaxConnectionsError
 
 from scaleplug import links as module
-from scaleplug.links import Glance, Links, Packer
+from scaleplug.links import Door, Glance, Links, Packer
 
 
 class Link:
@@ -202,3 +205,39 @@ def test_commands_are_packed_as_redis_py_does() -> None:
     assert b"".join(link.pack_command(*args)) == b"".join(PythonRespSerializer(6_000, link.encoder.encode).pack(*args))
     with pytest.raises(redis.DataError):
         link.pack_command("SET", "key", None)
+
+
+def test_a_door_lets_so_many_in_and_the_others_after_them() -> None:
+    door, lock, inside, most = Door(3), threading.Lock(), list[int](), list[int]()
+
+    def enter(number: int) -> None:
+        for _ in range(50):
+            with door:
+                with lock:
+                    inside.append(number)
+                    most.append(len(inside))
+                time.sleep(0)
+                with lock:
+                    inside.remove(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(enter, range(8)))
+    assert (inside, max(most), len(most)) == ([], 3, 400)
+    assert not door._inside
+
+
+def test_a_thread_that_was_interrupted_in_the_door_takes_no_place_of_others() -> None:
+    door = Door(2)
+    for _ in range(10):
+        door.__enter__()  # and never left: what a signal's handler raised came in between
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: door.__enter__() is None).result(5)
+    with door:  # both places are taken, one by this thread
+        pass
+
+
+def test_a_call_in_a_signal_s_handler_does_not_wait_for_its_own_thread() -> None:
+    door = Door(1)
+    with door, door:
+        pass
+    assert not door._inside
