@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 0.2
 """A look counts for so long: who reads its answer later was frozen, and may have been given up meanwhile."""
+LONG_SECONDS = 1.0
+"""What runs for so long is looked after: see :meth:`Ahead.make_sure`."""
 MARK = b"@scaleplug-id@"
 
 
@@ -36,6 +39,8 @@ class Ahead:
         self._looked = b""
         self._sent = ""
         """The id of the input whose claim has been sent, and may not have been heard."""
+        self._sure = ""
+        """The id of the last one of those that another thread has seen to."""
         self._unread = False
         """Whether the answer to that is still to come on the link."""
         self._ends: tuple[bytes, bytes] | None = None
@@ -103,6 +108,21 @@ class Ahead:
             intake = self.intake
             self.store.begin(intake.container, intake.epoch, intake.function, self._sent, intake.timeout, {})
             self._sent = ""
+
+    def make_sure(self) -> None:
+        """Claim an input that runs for long if its claim got lost with the link, which nobody reads; on another thread.
+
+        Without that its timeout would not count. Where it is claimed, or has ended, this changes nothing.
+        """
+        intake, sent = self.intake, self._sent
+        claim = intake.by_id.get(sent)
+        if claim is None or sent == self._sure:
+            return
+        ran = time.monotonic() - claim.taken
+        if ran > LONG_SECONDS:
+            left = max(0.0, intake.timeout - ran)
+            self.store.begin(intake.container, claim.epoch, intake.function, sent, left, {})
+            self._sure = sent
 
     def pass_on(self) -> bool:
         """Return whether the claim's answer is still to come, and leave it to who asks: an outcome needs no claim."""

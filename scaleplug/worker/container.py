@@ -357,6 +357,7 @@ class Container:
             try:
                 found = store.client.blpop(key, timeout=ORDER_SECONDS)
                 watchdog.look()
+                self.intake.ahead.make_sure()
             except (*LOST, RedisError):
                 threading.Event().wait(1.0)
                 continue

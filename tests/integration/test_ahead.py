@@ -174,6 +174,36 @@ def test_a_claim_that_was_not_heard_is_made_good_where_it_is_needed(side: Side) 
     assert side.store.client.hget(side.store.keys.of("attempts", side.fn), CALL) == b"1"
 
 
+def test_the_timeout_of_what_runs_for_long_counts_though_its_claim_was_lost(side: Side) -> None:
+    side.submit()
+    side.lose_claim()
+    assert side.take() is True
+    side.intake.ahead.make_sure()
+    assert (side.claims, side.taken) == ([], 1), "it has only just begun"
+    side.intake.by_id[CALL].taken -= 10
+    side.intake.ahead.make_sure()
+    assert (side.claims, side.taken) == ([CALL], 0)
+    assert side.store.client.hget(side.store.keys.of("attempts", side.fn), CALL) == b"1"
+    left = side.store.client.zscore(side.store.keys.of("running", side.fn), CALL) - side.store.now()
+    assert 45 < left < 51, "a minute, less what it has run"
+    assert side.hand_back() == [True]
+    assert (side.claims, side.outcomes) == ([], 1)
+
+
+def test_seeing_to_a_claim_that_was_heard_changes_nothing(side: Side) -> None:
+    side.submit()
+    assert side.take() is True
+    wait_until(lambda: side.claims == [CALL], 5, "it is claimed")
+    before = side.store.client.zscore(side.store.keys.of("running", side.fn), CALL)
+    side.intake.by_id[CALL].taken -= 10
+    side.intake.ahead.make_sure()
+    assert side.store.client.zscore(side.store.keys.of("running", side.fn), CALL) == before
+    assert side.store.client.hget(side.store.keys.of("attempts", side.fn), CALL) == b"1"
+    assert side.hand_back() == [True]
+    side.intake.ahead.make_sure()
+    assert (side.claims, side.outcomes) == ([], 1)
+
+
 def test_what_has_begun_stays_the_container_s_when_its_claim_is_lost_with_the_connection(side: Side) -> None:
     side.submit()
     side.lose_claim()
