@@ -123,6 +123,9 @@ PARTS: list[tuple[str, Callable[[], object]]] = [
     ("redis-py's connections have _sock, send_command and read_response(disable_decoding)",
      lambda: "self._sock" in source(redis.connection.Connection) + source(redis.connection.AbstractConnection)
      and "disable_decoding" in parameters(redis.connection.AbstractConnection.read_response)),
+    ("redis-py's connections take a command_packer, and it has one that packs with hiredis",
+     lambda: "command_packer" in parameters(redis.connection.AbstractConnection.__init__)
+     and hasattr(redis.connection.HiredisRespSerializer, "pack")),
     ("redis-py's pools have connection_class, connection_kwargs and max_connections",
      lambda: all(hasattr(redis.ConnectionPool(), n) for n in ("connection_class", "connection_kwargs", "max_connections"))),
     ("redis-py's Redis.client() gives a client with one connection of its own", lambda: hasattr(redis.Redis, "client")),
