@@ -234,6 +234,22 @@ def test_a_server_that_has_forgotten_the_scripts_learns_them_again(side: Side) -
     assert side.take() is True
 
 
+def test_what_is_taken_from_a_redis_that_was_emptied_goes_back_and_comes_again(side: Side) -> None:
+    side.intake.reconnect()
+    assert side.intake.epoch == 2
+    side.store.client.flushall()
+    side.store.put_functions({side.fn: b""}, {side.fn: ""})
+    side.store.client.set(side.store.keys.of("caller", CALLER), "1")
+    side.submit()
+    assert side.take() is False
+    assert side.taken == 1
+    assert side.intake.turn(1, ()).stale
+    assert (side.taken, side.store.client.llen(side.store.keys.queue(side.fn))) == (0, 1)
+    side.intake.reconnect()
+    assert side.take() is True
+    assert side.hand_back() == [True]
+
+
 def test_what_lay_there_while_the_container_was_frozen_is_claimed_as_ever(
     side: Side, monkeypatch: pytest.MonkeyPatch
 ) -> None:
