@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -170,8 +171,8 @@ def test_a_connection_that_is_killed_while_a_thread_reads(
     assert jobs.square.remote(2) == 4
 
 
+@pytest.mark.skipif(find_spec("eventlet") is None, reason="eventlet is not installed")
 def test_green_threads_take_turns(surroundings: Surroundings, tmp_path: Path) -> None:
-    pytest.importorskip("eventlet")
     where = (SOURCE.kind, SOURCE.where, SOURCE.folder)
     done = python("-W", "ignore", "-c", GREEN, *where, cwd=tmp_path, **surroundings.run.config.to_environ())
     assert done.stdout == "14\n", told(done)
