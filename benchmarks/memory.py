@@ -19,6 +19,11 @@ ALONE, WHOLE = "PSS of an idle container", "the same with a share of zygote and 
 PEERS = 3
 
 
+def sample(what: str, count: int) -> str:
+    """Return what the sample of so many containers is called."""
+    return f"{what}, {count} of them"
+
+
 def measure(_plan: Plan) -> Result:
     if not Path("/proc/self/smaps_rollup").exists():
         raise RuntimeError("needs Linux: it is read from /proc/PID/smaps_rollup")
@@ -34,7 +39,7 @@ def measure(_plan: Plan) -> Result:
         name="memory",
         rows=tuple(
             Row(
-                what=f"{what}, {count} of them",
+                what=sample(what, count),
                 unit="MiB",
                 ours=each[what][count],
                 peer=peer,
@@ -45,7 +50,7 @@ def measure(_plan: Plan) -> Result:
             for count in COUNTS
         ),
         samples={
-            **{f"{what}, {n} of them": Summary.of([each[what][n]], "MiB") for what in each for n in COUNTS},
+            **{sample(what, n): Summary.of([each[what][n]], "MiB") for what in each for n in COUNTS},
             "celery worker": Summary.of(workers, "MiB"),
         },
         unfair=(

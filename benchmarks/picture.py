@@ -14,7 +14,7 @@ from benchmarks.from_zero import BARE, SPARED
 from benchmarks.harness import Result, Summary
 from benchmarks.map_at_size import rates_of
 from benchmarks.maps import WORDS
-from benchmarks.memory import COUNTS
+from benchmarks.memory import ALONE, COUNTS, sample
 from benchmarks.payloads import SIZES
 from benchmarks.submit import SPAWN_MAP
 
@@ -164,7 +164,7 @@ def _starts(axes: Any, samples: Samples) -> None:
 
 def _memory(axes: Any, samples: Samples) -> None:
     found = samples["memory"]
-    names = [f"{count} containers" for count in COUNTS]
+    names = [sample(ALONE, count) for count in COUNTS]
     values = [found[name].p50 for name in names] + [found["celery worker"].p50]
     labels = [*(f"{count}" for count in COUNTS), "celery\nworker"]
     axes.bar(range(len(values)), values, color=[ACCENT] * len(names) + [PEER_CELERY], width=0.7)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from benchmarks import contest as contest_module
-from benchmarks import entrants, map_at_size, picture, report, starting
+from benchmarks import entrants, map_at_size, memory, picture, report, starting
 from benchmarks.entrants import Entrant
 from benchmarks.harness import Result, Row, Summary, time_limit, wait_until
 
@@ -148,3 +148,15 @@ def test_the_picture_is_drawn_also_where_something_is_missing(tmp_path):
     pytest.importorskip("matplotlib")
     picture.draw([RESULT], {"cores": "2", "memory": "4 GiB", "date": "2030-01-31"}, tmp_path / "new" / "picture.png")
     assert (tmp_path / "new" / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_of_memory_finds_its_samples():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    one = Summary.of([8.5], "MiB")
+    found = {memory.sample(memory.ALONE, count): one for count in memory.COUNTS}
+    axes = pyplot.figure().add_subplot()
+    try:
+        picture._memory(axes, {"memory": {**found, "celery worker": one}})
+        assert [text.get_text() for text in axes.texts].count("8.5") == len(memory.COUNTS) + 1
+    finally:
+        pyplot.close("all")
