@@ -14,12 +14,12 @@ import redis
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import MaxConnectionsError
 
-GLANCE: Final = 100e-6
+GLANCE: Final = 200e-6
 """Seconds for which an answer is looked for before the thread sleeps: it takes a kernel as long to wake one."""
 LOOK_SECONDS: Final = 0.5
 """How often a thread looks for room that waits at a door, should nobody have told it."""
-MOST_MISSED: Final = 10
-"""After so many misses the next thousand answers are not looked for."""
+FEW_MISSED, MOST_MISSED = 3, 10
+"""After so many misses in a row some of the next answers are not looked for; after so many, the next thousand."""
 
 
 class Door:
@@ -167,6 +167,6 @@ class Glance:
         while not look(0):
             if clock() > until:
                 self._missed = min(self._missed + 1, MOST_MISSED)
-                self._skip = 2**self._missed
+                self._skip = 2**self._missed if self._missed > FEW_MISSED else 0
                 return
         self._missed = 0
