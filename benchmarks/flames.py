@@ -167,14 +167,15 @@ def _py_spy(command: str, pid: int, *options: str) -> list[str]:
 
 @contextlib.contextmanager
 def _environ(path: HotPath) -> Iterator[None]:
-    for variable in [name for name in os.environ if name.startswith("SCALEPLUG_") and name != "SCALEPLUG_REDIS_BIN"]:
+    before = dict(os.environ)
+    for variable in [name for name in before if name.startswith("SCALEPLUG_") and name != "SCALEPLUG_REDIS_BIN"]:
         del os.environ[variable]  # ours is looked at as it is by default
     os.environ.update(path.environ)
     try:
         yield
     finally:
-        for variable, _ in path.environ:
-            del os.environ[variable]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _processes(around: Surroundings) -> dict[str, psutil.Process]:

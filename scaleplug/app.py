@@ -407,10 +407,9 @@ class App:
 
     def _shared_caller(self) -> Caller:
         """Return what registers functions too: that of Redis, also where calls run eagerly in this process."""
-        config, stand = process_config(), here.stand()
-        if self._found is not None and self._found[0] is config and self._found[1] is stand:
-            return self._found[2]
-        self._found = None
+        config, stand, found = process_config(), here.stand(), self._found  # other threads may change the last one
+        if found is not None and found[0] is config and found[1] is stand:
+            return found[2]
         caller = here.twin() or here.caller_for(self.config)
         if isinstance(caller, RedisCaller):
             with here.lock:

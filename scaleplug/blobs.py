@@ -45,8 +45,8 @@ HEAVY: Final = 64_000
 """What weighs more is pickled off the event loop."""
 SAMPLE: Final = 12
 """How many items of a collection are looked at to guess its size."""
-_LIGHT = frozenset((int, float, bool, type(None), type, FunctionType, ModuleType))
 _SCALARS = frozenset((int, float, bool, type(None)))
+_LIGHT = _SCALARS | {type, FunctionType, ModuleType}
 _SIZED = frozenset((bytes, bytearray, str))
 _LISTS = (tuple, list, set, frozenset)
 

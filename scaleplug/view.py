@@ -76,7 +76,7 @@ class View:
 
     @property
     def rest(self) -> str:
-        """When there is nothing to decide as inputs come: "idle", when idle containers take them; "full", ever; or ''.
+        """When inputs that come leave nothing to decide: where "idle" containers take them, always ("full"), or never ('').
 
         Their timeout is at least a second, so that a tick sees it before.
         """
