@@ -1,8 +1,8 @@
 """What comes back to a calling process, over one connection.
 
 Every calling process has one inbox, a Redis stream. Containers append the outcomes of its inputs; one thread at a time
-(``turns.py``) reads them in bulk and hands each to the call that waits. Reading moves nothing, so a connection that is
-lost, or a thread that is interrupted, loses no outcome.
+reads them in bulk (``readers.py``) and hands each to the call that waits. Reading moves nothing, so a connection that
+is lost, or a thread that is interrupted, loses no outcome.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from redis.exceptions import RedisError
 
 from scaleplug.abc import Event
 from scaleplug.blobs import Blobs
+from scaleplug.readers import Readers, Turn
 from scaleplug.sent import Sent
 from scaleplug.serializer import is_apart, is_packed, packed_indices
 from scaleplug.settings import Config
 from scaleplug.store import Store
-from scaleplug.turns import Turn, Turns
 from scaleplug.wire import Row, Wire
 
 logger = logging.getLogger("scaleplug")
@@ -39,7 +39,7 @@ ENTRY_BYTES, TRIM_BYTES = 500, 100_000
 """The inbox is trimmed when what has been read of it may take so much room."""
 
 
-class Inbox(Turns):
+class Inbox(Readers):
     """The outcomes that come back to this process."""
 
     def __init__(self, store: Store, config: Config, blobs: Blobs) -> None:

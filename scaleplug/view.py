@@ -76,7 +76,7 @@ class View:
 
     @property
     def rest(self) -> str:
-        """When inputs that come leave nothing to decide: where "idle" containers take them, always ("full"), or never ('').
+        """When inputs that come leave nothing to decide: "idle", while idle ones take them; "full", always; or "".
 
         Their timeout is at least a second, so that a tick sees it before.
         """

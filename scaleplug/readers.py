@@ -40,7 +40,7 @@ class Turn:
         self.since = time.monotonic()
 
 
-class Turns:
+class Readers:
     """Who reads, over which connection; how one reads is for :class:`scaleplug.inbox.Inbox` to say."""
 
     def __init__(self, wait: float) -> None:
@@ -229,14 +229,14 @@ class Turns:
         self.lost_connection()
 
 
-def _read_for_others(ref: weakref.ref[Turns], bell: queue.SimpleQueue[None]) -> None:
+def _read_for_others(ref: weakref.ref[Readers], bell: queue.SimpleQueue[None]) -> None:
     turn = Turn()
     while True:
-        turns = ref()
-        if turns is None or turns.closed or turns.pid != os.getpid():
+        readers = ref()
+        if readers is None or readers.closed or readers.pid != os.getpid():
             return
-        rest = turns.read_for_others(turn)
-        del turns  # it may go while this thread rests
+        rest = readers.read_for_others(turn)
+        del readers  # it may go while this thread rests
         if rest > 0:
             with contextlib.suppress(queue.Empty):
                 bell.get(timeout=rest)

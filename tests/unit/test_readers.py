@@ -13,14 +13,14 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from scaleplug.turns import STUCK_SECONDS, Turn, Turns
+from scaleplug.readers import STUCK_SECONDS, Readers, Turn
 from tests.helpers import wait_until
 
 LONG, SHORT = 30.0, 0.1
 READER = "reader"
 
 
-class Post(Turns):
+class Post(Readers):
     """Brings what is put into ``stream``: names of calls, or what goes wrong when one reads them."""
 
     def __init__(self, wait: float) -> None:
