@@ -14,7 +14,7 @@ from scaleplug.server import connect
 
 PAUSE = 0.15
 """Seconds between two starts: what is kept ready is made again in the meantime."""
-SCRIPTS = ("submit", "started", "connect")
+SCRIPTS = ("submit_one", "started", "connect")
 
 
 class Caller:
@@ -78,7 +78,7 @@ class Caller:
 def _first(seen: list[tuple[float, str, str]], function: str, asked: float) -> list[float] | None:
     """Return when the input was queued, the controller woken, the start ordered, and the container connected."""
     times = [asked]
-    for what in ("submit", "woken", "started", "connect"):
+    for what in ("submit_one", "woken", "started", "connect"):
         after = [
             at for at, name, text in seen if name == what and at >= times[-1] and (what == "woken" or function in text)
         ]

@@ -115,7 +115,7 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         if kind in MANY:
             return self._send_many(function, call, inputs, kind, pack)
-        admission = self._send_all(function, call, inputs, kind)
+        admission = self._send_one(function, call, inputs, kind) or self._send_all(function, call, inputs, kind)
         if not admission.accepted and kind != "map":
             raise self._exhausted(function, admission, kind)
         return admission.accepted
@@ -149,6 +149,24 @@ class RedisCaller:
             return 0
         self.patience.wait_until_free(None)
         return accepted
+
+    def _send_one(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission | None:
+        """Send the one input of a call; ``None`` where it needs more than that."""
+        ((_, args, kwargs),) = inputs
+        kept = kind in KEPT
+        self.patience.insist(self.store.learn_clock)
+        message = self._factory(function).make_one(
+            call, args, kwargs, keep=int(self.config.result_ttl) if kept else 0, limit=self.blobs.limit
+        )
+        if message is None:
+            return None
+        self._get_ready(function, kind)
+        if not kept:
+            self.inbox.note_sent(function.full_name, call, {0: message}, many=False)
+        most, total = self._limits(kind)
+        return self.store.submit_one(
+            function.full_name, message, most_pending=most, most_total=total, call=call if kept else ""
+        )
 
     def _send_all(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission:
         return self.patience.insist(lambda: self._try_to_send(function, call, inputs, kind))
@@ -306,10 +324,7 @@ class RedisCaller:
         weights: Sequence[int] = (),
     ) -> Admission:
         """Queue the inputs of one call, or one input of each of several, of which as many as fit."""
-        self.patience.insist(lambda: function.make_known(self))
-        function.needs_kind(kind)
-        if kind not in KEPT:
-            self.patience.insist(self.inbox.start)
+        self._get_ready(function, kind)
         most, total = self._limits(kind)
         admission = self.store.submit(
             function.full_name,
@@ -324,6 +339,12 @@ class RedisCaller:
         if kind == "map":
             self._paces.setdefault(function.full_name, Pace()).note(admission)
         return admission
+
+    def _get_ready(self, function: FunctionRef, kind: CallKind) -> None:
+        self.patience.insist(lambda: function.make_known(self))
+        function.needs_kind(kind)
+        if kind not in KEPT:
+            self.patience.insist(self.inbox.start)
 
     def check_server(self) -> None:
         """Refuse, once, a Redis that would lose inputs: the controller may be another's, and has no say here."""

@@ -11,6 +11,7 @@ import time
 from typing import Any, Final
 
 import redis
+from hiredis import pack_command
 from redis.connection import HiredisRespSerializer
 from redis.exceptions import MaxConnectionsError
 
@@ -70,8 +71,17 @@ class Packer(HiredisRespSerializer):
 
     def pack(self, *args: Any) -> Any:
         """Return the command as it is sent."""
-        texts = [str(each) if each.__class__ is int or each.__class__ is float else each for each in args]
-        return super().pack(*texts)  # type: ignore[arg-type]  # redis-py's own
+        texts: Any = tuple([each if type(each) is str else _texted(each) for each in args])
+        try:
+            if " " not in texts[0]:
+                return [pack_command(texts)]
+        except TypeError:  # it isn't all text: redis-py knows what else there may be
+            pass
+        return super().pack(*texts)
+
+
+def _texted(value: Any) -> Any:
+    return str(value) if type(value) is int or type(value) is float else value
 
 
 class Links(redis.ConnectionPool):

@@ -12,7 +12,7 @@ import json
 import re
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from operator import itemgetter
 from secrets import token_hex
 from typing import Any
 
@@ -20,9 +20,9 @@ from celery import Task
 from celery.signals import after_task_publish, before_task_publish
 from kombu import Connection
 
-from scaleplug.blobs import Drafts
+from scaleplug.blobs import LARGE, Drafts, check_size, weigh_call
 from scaleplug.packing import join, pack_id
-from scaleplug.serializer import INPUT, Keyring, input_context, pickle_call
+from scaleplug.serializer import EMBED, INPUT, Keyring, input_context, pickle_call
 from scaleplug.transport import Channel, PlainProducer, Transport
 
 _CALL, _ID, _BODY, _TAG = "@scaleplug-call@", "@scaleplug-id@", "@scaleplug-body@", "@scaleplug-tag@"
@@ -31,7 +31,6 @@ _MARKS = {
     _CALL: "call", _ID: "id", _BODY: "body", _TAG: "tag",
     str(_INDEX): "index", str(_KEEP): "keep", str(_PACK): "pack", str(_SENT): "sent",
 }  # fmt: skip
-EMBED: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class _RecordingChannel(Channel):
@@ -60,15 +59,17 @@ def record(task: Task, task_id: str, options: Mapping[str, Any], args: Any = (),
 
 
 class _Template:
-    """A text with places to fill, in a tenth of the time that formatting it takes."""
+    """A text with places to fill, in less time than formatting it takes."""
 
     def __init__(self, text: str, marks: Mapping[str, str]) -> None:
         parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
-        self._texts, self._names = parts[::2], [marks[mark] for mark in parts[1::2]] + [""]
+        self._parts, self._values_of = parts, itemgetter(*(marks[mark] for mark in parts[1::2]))
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """Return the text with the value of each place; ``""`` is the place at its end."""
-        return "".join(chain.from_iterable(zip(self._texts, map(values.__getitem__, self._names), strict=True)))
+        """Return the text with the value of each place."""
+        parts = self._parts.copy()
+        parts[1::2] = self._values_of(values)
+        return "".join(parts)
 
 
 class MessageFactory:
@@ -107,6 +108,26 @@ class MessageFactory:
             values["tag"] = f"{tag}{count:012x}"
             made.append(template.fill(values))
         return made
+
+    def make_one(
+        self, call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, keep: int, limit: int
+    ) -> str | None:
+        """Return the message of a call with one input of at most ``limit`` bytes.
+
+        It is ``None`` where :meth:`make` has to make it: its arguments are large, or somebody listens.
+        """
+        if not self.may_pack or weigh_call(args, kwargs) >= LARGE:
+            return None
+        if self.task.typing:
+            self.task.__header__(*args, **kwargs)
+        payload = pickle_call(self.task.name, args, dict(kwargs), EMBED)
+        if len(payload) >= LARGE:
+            return None
+        check_size(f"an argument of {self.task.name}", len(payload), limit)
+        values = self._values(call, keep)
+        values["id"] = values["tag"] = call
+        values["index"], values["body"] = "0", self._sealed(call, payload)
+        return self._template(False, keep).fill(values)
 
     @property
     def may_pack(self) -> bool:
@@ -149,7 +170,7 @@ class MessageFactory:
 
     def _values(self, call: str, keep: int) -> dict[str, str]:
         """Return what the messages of a call have in common."""
-        return {"": "", "call": call, "keep": str(keep), "sent": f"{self.clock():.3f}"}
+        return {"call": call, "keep": str(keep), "sent": f"{self.clock():.3f}"}
 
     def _template(self, many: bool, keep: int, packed: bool = False) -> _Template:
         """Return what the messages of such a call look like."""

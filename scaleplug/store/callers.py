@@ -55,6 +55,13 @@ class Callers(Scripts):
         soon = record is not None and len(messages) == 1  # nothing else is done until it has been accepted
         return Admission(*map(int, self._admit("submit", *args, *_packed(messages), drafts=drafts, soon=soon)))
 
+    def submit_one(
+        self, function: str, message: str, *, most_pending: int, most_total: int = 0, call: str = ""
+    ) -> Admission:
+        """Do the same for the one message of a call, which is written down where ``call`` names it."""
+        args = (function, str(most_pending), str(most_total), call, message)
+        return Admission(*self._admit("submit_one", *args, soon=call != ""))
+
     def submit_part(
         self, function: str, messages: Sequence[str], record: Record, *, most_pending: int
     ) -> Callable[[], Admission]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,7 @@ class Split:
     rest: Sequence[Rest] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """What :meth:`Store.submit` says: inputs accepted, and what was pending and running before.
 
     And what is known of the function: inputs that were timed, the microseconds they took, its containers.

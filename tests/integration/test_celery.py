@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from celery import chain, chord, group
 
-from scaleplug.messages import EMBED, MessageFactory, record
-from scaleplug.serializer import CONTENT_TYPE
+from scaleplug.messages import MessageFactory, record
+from scaleplug.serializer import CONTENT_TYPE, EMBED
 from scaleplug.store import Admission, Store
 from tests.helpers import wait_until
 from tests.integration import jobs
@@ -91,4 +91,9 @@ def test_messages_made_in_bulk_are_what_celery_sends(surroundings: Surroundings)
         theirs["properties"]["sent"] = 1_700_000_000.125  # the transport writes it there, last of all
         assert text == json.dumps(theirs)
         assert ours["content-type"] == CONTENT_TYPE
+        if not many:
+            alone = json.loads(factory.make_one("fc-call", (4,), {}, keep=keep, limit=1_000) or "")
+            theirs["headers"]["scaleplug"]["index"] = 0
+            theirs["properties"]["delivery_tag"] = alone["properties"]["delivery_tag"]
+            assert alone == theirs
     assert EMBED == {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

@@ -22,12 +22,14 @@ LATER = {"invented": {"later": [1, 2]}}
 
 def changed(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Let this process send messages as another version would."""
-    submit = surroundings.store.submit
+    store = surroundings.store
+    submit, submit_one = store.submit, store.submit_one
 
-    def send(function: str, messages: Any, **options: Any) -> Any:
-        return submit(function, [json.dumps(change(json.loads(message))) for message in messages], **options)
+    def changing(message: Any) -> str:
+        return json.dumps(change(json.loads(message)))
 
-    monkeypatch.setattr(surroundings.store, "submit", send)
+    monkeypatch.setattr(store, "submit", lambda name, texts, **more: submit(name, list(map(changing, texts)), **more))
+    monkeypatch.setattr(store, "submit_one", lambda name, text, **more: submit_one(name, changing(text), **more))
 
 
 def test_a_message_with_more_in_it_runs(surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:

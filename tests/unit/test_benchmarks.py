@@ -107,7 +107,7 @@ def test_the_parts_of_a_start_add_up_and_a_spare_takes_no_fork():
 
 def test_the_marks_of_a_start_are_those_of_its_own_function():
     seen = [
-        (1.0, "submit", "1 p app.other x"), (2.0, "submit", "1 p app.mine x"), (2.5, "woken", ""),
+        (1.0, "submit_one", "1 p app.other x"), (2.0, "submit_one", "1 p app.mine x"), (2.5, "woken", ""),
         (3.0, "started", "1 p t c app.other 0"), (3.5, "started", "1 p t c app.mine 0"),
         (4.0, "connect", "1 p c app.mine"),
     ]  # fmt: skip
