@@ -327,6 +327,8 @@ class Drafts:
         self._need_room = need_room
         """Called before the first large argument is written; what it raises keeps that from happening."""
         self._keys: dict[int, str] = {}
+        self.pickled: bytes | None = None
+        """The pickle of its one input, where that has been made: it may take long, and be done only once."""
 
     def pack(self, position: int, input_id: str, value: Any) -> bytes:
         """Return the payload of the ``position``-th input of the submission: its pickle, or a reference.
@@ -335,7 +337,7 @@ class Drafts:
         """
         what = f"an argument of {self.function}"
         if weigh_call(value[0], value[1]) < LARGE:
-            payload = pickle_call(self.function, *value)
+            payload = pickle_call(self.function, *value) if self.pickled is None else self.pickled
             if len(payload) < LARGE:
                 check_size(what, len(payload), self.blobs.limit)
                 return payload

@@ -115,7 +115,7 @@ class RedisCaller:
         """See :class:`scaleplug.abc.Caller`."""
         if kind in MANY:
             return self._send_many(function, call, inputs, kind, pack)
-        admission = self._send_one(function, call, inputs, kind) or self._send_all(function, call, inputs, kind)
+        admission = self._send_one(function, call, inputs, kind)
         if not admission.accepted and kind != "map":
             raise self._exhausted(function, admission, kind)
         return admission.accepted
@@ -150,16 +150,16 @@ class RedisCaller:
         self.patience.wait_until_free(None)
         return accepted
 
-    def _send_one(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission | None:
-        """Send the one input of a call; ``None`` where it needs more than that."""
+    def _send_one(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission:
+        """Send the one input of a call, the short way where that will do."""
         ((_, args, kwargs),) = inputs
         kept = kind in KEPT
         self.patience.insist(self.store.learn_clock)
         message = self._factory(function).make_one(
             call, args, kwargs, keep=int(self.config.result_ttl) if kept else 0, limit=self.blobs.limit
         )
-        if message is None:
-            return None
+        if not isinstance(message, str):
+            return self._send_all(function, call, inputs, kind, message)
         self._get_ready(function, kind)
         if not kept:
             self.inbox.note_sent(function.full_name, call, {0: message}, many=False)
@@ -168,12 +168,17 @@ class RedisCaller:
             function.full_name, message, most_pending=most, most_total=total, call=call if kept else ""
         )
 
-    def _send_all(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission:
-        return self.patience.insist(lambda: self._try_to_send(function, call, inputs, kind))
+    def _send_all(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, pickled: bytes | None = None
+    ) -> Admission:
+        return self.patience.insist(lambda: self._try_to_send(function, call, inputs, kind, pickled))
 
-    def _try_to_send(self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind) -> Admission:
+    def _try_to_send(
+        self, function: FunctionRef, call: str, inputs: Sequence[Input], kind: CallKind, pickled: bytes | None
+    ) -> Admission:
         name, limits = function.task.name, self._limits(kind)  # type: ignore[attr-defined]  # as in _make
         with self.drafts(name, function.full_name, *limits, partial(function.make_known, self)) as drafts:
+            drafts.pickled = pickled
             try:
                 self.store.learn_clock()
                 messages = self._make(function, call, inputs, kind, drafts)

@@ -21,6 +21,7 @@ LOOK_SECONDS: Final = 0.5
 """How often a thread looks for room that waits at a door, should nobody have told it."""
 FEW_MISSED, MOST_MISSED = 3, 10
 """After so many misses in a row some of the next answers are not looked for; after so many, the next thousand."""
+_TEXTS: Final = frozenset((str, bytes))
 
 
 class Door:
@@ -72,12 +73,13 @@ class Packer(HiredisRespSerializer):
     def pack(self, *args: Any) -> Any:
         """Return the command as it is sent."""
         texts: Any = tuple([each if type(each) is str else _texted(each) for each in args])
-        try:
-            if " " not in texts[0]:
+        if type(texts[0]) is str and " " not in texts[0]:
+            try:
                 return [pack_command(texts)]
-        except TypeError:  # it isn't all text: redis-py knows what else there may be
-            pass
-        return super().pack(*texts)
+            except TypeError:
+                if _TEXTS.issuperset(map(type, texts)):  # a signal's handler raised it
+                    raise
+        return super().pack(*texts)  # which knows what else there may be
 
 
 def _texted(value: Any) -> Any:

@@ -111,10 +111,11 @@ class MessageFactory:
 
     def make_one(
         self, call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, keep: int, limit: int
-    ) -> str | None:
+    ) -> str | bytes | None:
         """Return the message of a call with one input of at most ``limit`` bytes.
 
-        It is ``None`` where :meth:`make` has to make it: its arguments are large, or somebody listens.
+        It is ``None`` where :meth:`make` has to make it: its arguments are large, or somebody listens. Those that turn
+        out large when they have been pickled are returned so.
         """
         if not self.may_pack or weigh_call(args, kwargs) >= LARGE:
             return None
@@ -122,7 +123,7 @@ class MessageFactory:
             self.task.__header__(*args, **kwargs)
         payload = pickle_call(self.task.name, args, dict(kwargs), EMBED)
         if len(payload) >= LARGE:
-            return None
+            return payload
         check_size(f"an argument of {self.task.name}", len(payload), limit)
         values = self._values(call, keep)
         values["id"] = values["tag"] = call

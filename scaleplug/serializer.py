@@ -183,7 +183,8 @@ def pickle(value: Any, what: str, *, advice: str = PASS) -> bytes:
 def pickle_call(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], *rest: Any) -> bytes:
     """Return ``(args, kwargs, *rest)`` pickled; the error names the function and the argument."""
     try:
-        if rest == (EMBED,) and not kwargs and _SCALARS.issuperset(map(type, args)):
+        bare = type(args) is tuple and type(kwargs) is dict and not kwargs  # others' classes may have no name elsewhere
+        if bare and rest == (EMBED,) and _SCALARS.issuperset(map(type, args)):
             return dumps((args, kwargs, EMBED), cloudpickle.DEFAULT_PROTOCOL)  # the same bytes, at once
         return pickle_plain((args, kwargs, *rest))
     except Exception as exc:

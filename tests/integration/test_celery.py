@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from celery import chain, chord, group
@@ -23,6 +24,15 @@ from tests.integration.conftest import Surroundings
 def test_delay_and_apply_async(surroundings: Surroundings) -> None:
     assert jobs.square.delay(5).get(timeout=10) == 25
     assert jobs.square.apply_async((6,)).get(timeout=10) == 36
+
+
+def test_arguments_in_a_class_that_no_container_can_import(surroundings: Surroundings) -> None:
+    class Pair(NamedTuple):
+        x: int
+        y: int
+
+    assert jobs.add.apply_async(Pair(1, 2)).get(timeout=10) == 3
+    assert jobs.square.apply_async((3,), defaultdict(lambda: 0)).get(timeout=10) == 9
 
 
 def test_chains_groups_and_chords(surroundings: Surroundings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,21 @@ from tests.helpers import wait_until
 from tests.integration import jobs
 from tests.integration.conftest import Surroundings
 from tests.integration.test_large_values import DATA, MB, gone, kept, starts
+
+
+def test_what_turns_out_large_when_it_is_pickled_is_pickled_once(start_run: Callable[..., Surroundings]) -> None:
+    start_run()
+
+    class Counted:
+        pickled = 0
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            Counted.pickled += 1
+            return bytes, (b"x" * 300_000,)
+
+    value: Any = Counted()
+    assert jobs.echo.remote(value) == jobs.echo.spawn(value).get(timeout=20) == b"x" * 300_000
+    assert Counted.pickled == 2
 
 
 def test_a_kept_result_expires_with_its_call(start_run: Callable[..., Surroundings]) -> None:

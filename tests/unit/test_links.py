@@ -202,9 +202,23 @@ def test_a_signal_whose_handler_raises_while_a_command_is_packed_does_not_end_th
 def test_commands_are_packed_as_redis_py_does() -> None:
     link = redis.Connection(command_packer=Packer())
     args = ("EVALSHA", b"\x00\r\n", 0, -7, 2**70, 1.5, 1e-7, "\u00e4", memoryview(b"seen"))
-    assert b"".join(link.pack_command(*args)) == b"".join(PythonRespSerializer(6_000, link.encoder.encode).pack(*args))
+    theirs = PythonRespSerializer(6_000, link.encoder.encode)
+    others = ("CLIENT SETNAME", "a b"), (b"GET", "key"), (b"CLIENT LIST",), ("GET", bytearray(b"k"))
+    for each in (args, args[:-1], *others):
+        assert b"".join(link.pack_command(*each)) == b"".join(theirs.pack(*each))
     with pytest.raises(redis.DataError):
         link.pack_command("SET", "key", None)
+
+
+def test_a_type_error_of_a_signal_s_handler_is_not_taken_for_a_value_that_can_t_be_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(_: object) -> bytes:
+        raise TypeError("the handler's own")
+
+    monkeypatch.setattr(module, "pack_command", interrupted)
+    with pytest.raises(TypeError, match="the handler's own"):
+        Packer().pack("SET", "key", b"value", 1)
 
 
 def test_a_door_lets_so_many_in_and_the_others_after_them() -> None:
