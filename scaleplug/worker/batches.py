@@ -12,7 +12,7 @@ from celery.exceptions import Ignore
 from kombu.serialization import loads
 
 from scaleplug.errors import InputCancellation, InvalidError
-from scaleplug.worker.intake import Claim
+from scaleplug.worker.holding import Claim
 
 
 @dataclass(frozen=True, slots=True)

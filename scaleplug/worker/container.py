@@ -41,7 +41,8 @@ from scaleplug.transport import Transport
 from scaleplug.worker.copies import mark_copy
 from scaleplug.worker.event_loop import EventLoop
 from scaleplug.worker.fast import Fast
-from scaleplug.worker.intake import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, Intake, NotWantedError
+from scaleplug.worker.holding import EXIT_NO_REDIS, EXIT_NOT_WANTED, LOST, NotWantedError
+from scaleplug.worker.intake import Intake
 from scaleplug.worker.leaving import Deadline, Leaving
 from scaleplug.worker.pools import ConcurrentPool, SoloPool
 from scaleplug.worker.presence import Presence

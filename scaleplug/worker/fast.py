@@ -23,7 +23,7 @@ from celery.utils.saferepr import saferepr
 from celery.worker.strategy import logger as strategy_logger
 
 from scaleplug.serializer import MASKED, shortly, shows_arguments
-from scaleplug.worker.intake import Claim
+from scaleplug.worker.holding import Claim
 from scaleplug.worker.runner import Body, Runner
 
 CUSTOM = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")

@@ -21,7 +21,7 @@ from scaleplug.packing import PACK_BYTES
 from scaleplug.serializer import RETURN, pickle_failure, pickle_plain, unpicklable
 from scaleplug.store import Rest, Split
 from scaleplug.worker.copies import leave_copy
-from scaleplug.worker.intake import Claim
+from scaleplug.worker.holding import Claim
 from scaleplug.worker.packs import Pack, as_bytes, break_up, split_off
 from scaleplug.worker.runner import CELERYS_OWN, Body, own_frames_off
 from scaleplug.worker.runs import Run

@@ -14,7 +14,8 @@ from scaleplug.serializer import INPUT, OUTPUT, Keyring, input_context
 from scaleplug.store import Ended, Rest, Split
 
 if TYPE_CHECKING:
-    from scaleplug.worker.intake import Claim, Intake
+    from scaleplug.worker.holding import Claim
+    from scaleplug.worker.intake import Intake
 
 logger = logging.getLogger(__name__)
 

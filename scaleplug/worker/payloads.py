@@ -11,7 +11,7 @@ from scaleplug.errors import SerializationError
 from scaleplug.serializer import OUTPUT, RETURN, pickle_failure, seal_failure, unpicklable
 
 if TYPE_CHECKING:
-    from scaleplug.worker.intake import Claim
+    from scaleplug.worker.holding import Claim
 
 
 class Payloads:

@@ -19,7 +19,7 @@ from celery.utils.saferepr import saferepr
 from kombu.serialization import loads
 
 from scaleplug.errors import PayloadTooLargeError
-from scaleplug.worker.intake import Claim
+from scaleplug.worker.holding import Claim
 from scaleplug.worker.runner import Body, Runner
 
 logger = logging.getLogger(__name__)

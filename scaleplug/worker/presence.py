@@ -13,7 +13,8 @@ from typing import Any
 from celery.utils.sysinfo import load_average
 from celery.worker.state import SOFTWARE_INFO
 
-from scaleplug.worker.intake import Claim, Intake
+from scaleplug.worker.holding import Claim
+from scaleplug.worker.intake import Intake
 
 logger = logging.getLogger(__name__)
 

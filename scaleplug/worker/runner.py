@@ -35,7 +35,8 @@ from scaleplug.streams import broken
 from scaleplug.worker import batches, streams
 from scaleplug.worker.copies import leave_copy
 from scaleplug.worker.event_loop import EventLoop
-from scaleplug.worker.intake import Claim, Intake
+from scaleplug.worker.holding import Claim
+from scaleplug.worker.intake import Intake
 from scaleplug.worker.runs import Run
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaleplug.errors import InputCancellation
-from scaleplug.worker.intake import Claim
+from scaleplug.worker.holding import Claim
 
 FLUSH_STEPS = 1_000
 """Steps in which an interruption that was sent reaches its thread: the next one that looks for it, in fact."""

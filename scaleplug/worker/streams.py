@@ -24,7 +24,8 @@ from scaleplug.patience import passes
 from scaleplug.serializer import OUTPUT, Keyring
 from scaleplug.store import Part
 from scaleplug.streams import PART_BYTES, PART_ITEMS, Window, drain, drain_async, dump
-from scaleplug.worker.intake import EXIT_NO_REDIS, LOST, Claim, Intake
+from scaleplug.worker.holding import EXIT_NO_REDIS, LOST, Claim
+from scaleplug.worker.intake import Intake
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from scaleplug.packing import SECONDS
 from scaleplug.serializer import MASKED
 from scaleplug.store import Ended, Turned
 from scaleplug.worker.fast import Fast
-from scaleplug.worker.intake import Claim, Intake
+from scaleplug.worker.holding import Claim
+from scaleplug.worker.intake import Intake
 from scaleplug.worker.packed import Packed
 from scaleplug.worker.reading import RefusedError, read_message, reply_of
 from scaleplug.worker.runner import Runner

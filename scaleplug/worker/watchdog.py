@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from scaleplug.health import SignOfLife
 from scaleplug.silence import distrust
-from scaleplug.worker.intake import EXIT_NO_REDIS, Intake
+from scaleplug.worker.holding import EXIT_NO_REDIS
+from scaleplug.worker.intake import Intake
 
 logger = logging.getLogger(__name__)
 

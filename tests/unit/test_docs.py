@@ -17,7 +17,7 @@ from scaleplug.abc import StartRequest
 from scaleplug.backends import process
 from scaleplug.settings import IN_FILES, Config, FunctionSettings
 from scaleplug.store import LEASE_SECONDS
-from scaleplug.worker import intake
+from scaleplug.worker import holding
 from tests.pages import PAGES, ROOT, Block, blocks
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -144,8 +144,8 @@ def test_the_limits_are_as_they_say():
         ("docs/reliability.md", f"`SCALEPLUG_HOST_TIMEOUT` ({Config().host_timeout:g} s)"),
         ("docs/reliability.md", f"`SCALEPLUG_RUN_GRACE` ({Config().run_grace:g} s)"),
         ("docs/controller.md", f"within {LEASE_SECONDS + 1:g} seconds"),
-        ("worker_images/README.md", f"| {intake.EXIT_NO_REDIS} | Redis could not be reached"),
-        ("worker_images/README.md", f"| {intake.EXIT_NOT_WANTED} | the controller had given it up"),
+        ("worker_images/README.md", f"| {holding.EXIT_NO_REDIS} | Redis could not be reached"),
+        ("worker_images/README.md", f"| {holding.EXIT_NOT_WANTED} | the controller had given it up"),
     ],
 )
 def test_numbers_are_as_they_say(page: str, sentence: str):

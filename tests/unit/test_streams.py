@@ -13,7 +13,7 @@ from scaleplug.abc import Event
 from scaleplug.errors import ExecutionError, StateLostError
 from scaleplug.serializer import OUTPUT, Keyring, open_outcome, seal_value
 from scaleplug.streams import PART_ITEMS, WINDOW_BYTES, WINDOW_ITEMS, Window, drain, dump, receive
-from scaleplug.worker.intake import Claim
+from scaleplug.worker.holding import Claim
 from scaleplug.worker.streams import Outgoing
 
 KEYRING = Keyring("a secret that is long enough for a test")
