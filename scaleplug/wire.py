@@ -48,7 +48,8 @@ class Wire:
 
     def check(self) -> None:
         """Raise redis-py's ConnectionError if the other side is known to have gone; never blocks."""
-        if self._connection._sock is not None:  # noqa: SLF001  # as above
+        connected = self._connection._sock  # noqa: SLF001  # as above
+        if connected is not None and _readable(connected, 0):  # most often it isn't, which is known soonest so
             self._connection.can_read(0)
 
     def cut(self) -> None:
