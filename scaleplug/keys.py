@@ -27,6 +27,7 @@ holds for both.
 | containers:FN | set | C of every container that was started and has not gone | controller | scripts, ps | container leaves |
 | container:C | hash | fn, slot, backend, version, requested, forked (or told what to be), spare (1 if it was one), ready, taken and ended (its first input), epoch, client, pid, host, state, slots (inputs it was told to run at once), serial (it takes several, and runs one after the other) | controller, containers | all | 1 h after it left |
 | control:C | list | orders to one container: ``cancel ID`` (several on lines of their own), ``slots N`` | callers, controller | the container | 60 s |
+| will:C | string | topic and Celery event, on a line each, by which those who watch learn that it is gone; where task events are sent | the container | gone.lua | it is gone |
 | stats:FN | hash | finished, failed, retried, refused; starts (of containers); timed, microseconds (of those that count for the service time) | scripts | controller, ps | never |
 | times:FN | hash | histograms: wait (of inputs, in microseconds all together), wait1 and on (how many in each bucket), so run and start | scripts | metrics | with the function |
 | history:FN | list | what it had whenever that changed, newest left: time, pending, running, starting, idle, busy, draining, desired | controller | Flower | 900 are kept; 2 days |

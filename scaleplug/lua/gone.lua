@@ -14,4 +14,11 @@ redis.call('HSET', record, 'fn', fn, 'state', 'gone', 'reason', ARGV[4])
 redis.call('HINCRBY', record, 'epoch', 1)
 redis.call('EXPIRE', record, 3600)
 redis.call('DEL', P .. 'control:' .. container)
+local will = redis.call('GET', P .. 'will:' .. container)
+if will then
+  local topic, event = string.match(will, '^([^\n]+)\n(.*)$')
+  -- Who leaves in good order has said so itself. The user of this Redis may have no right to; then it is not told.
+  if topic and ARGV[1] ~= '' then redis.pcall('PUBLISH', topic, event) end
+  redis.call('DEL', P .. 'will:' .. container)
+end
 return returned

@@ -191,6 +191,10 @@ class Containers(Scripts):
         numbers = (n if isinstance(n, int) else 0 for n in (index, keep))
         self._run("quarantine", container, epoch, function, reason, caller, call, *numbers)
 
+    def leave_will(self, container: str, topic: str, event: str) -> None:
+        """Have an event published when the container is found dead."""
+        self.client.set(self.keys.of("will", container), f"{topic}\n{event}")
+
     def leave(self, container: str, function: str, reason: str) -> int:
         """Take a container out in good order; return how many inputs it gave back."""
         return int(self._run("gone", "", container, function, reason, 1))

@@ -12,6 +12,8 @@ from typing import Any
 
 from celery.utils.sysinfo import load_average
 from celery.worker.state import SOFTWARE_INFO
+from kombu.transport.redis import Channel
+from kombu.utils.json import dumps
 
 from scaleplug.worker.holding import Claim
 from scaleplug.worker.intake import Intake
@@ -58,6 +60,7 @@ class Presence:
     def _tell(self) -> None:
         """Send signs of life, from this thread: the others must not wait for a broker."""
         self._over.wait(START_SECONDS)
+        self._leave_will()
         looks, told = 0, self._send_sign("worker-online", self._running())
         while not self._over.wait(LOOK_SECONDS):
             looks += 1
@@ -71,8 +74,40 @@ class Presence:
         return min(len(self._intake.claims), self._intake.slots)
 
     def _send_sign(self, event: str, running: int) -> int:
-        self._send(event, freq=BEAT_SECONDS, active=running, loadavg=load_average(), **SOFTWARE_INFO)
+        self._send(event, **self._sign(running))
         return running
+
+    def _sign(self, running: int) -> dict[str, Any]:
+        return {"freq": BEAT_SECONDS, "active": running, "loadavg": load_average(), **SOFTWARE_INFO}
+
+    def _leave_will(self) -> None:
+        """Let Redis tell that the container is gone, should it come to no end of its own."""
+        dispatcher, store, wills = self._dispatcher, self._intake.store, list[tuple[str, str]]()
+        try:
+            with dispatcher.mutex:  # nothing else is published meanwhile
+                producer = dispatcher.producer
+                channel = producer.channel
+                if not isinstance(channel, Channel):
+                    return  # another broker: its signs of life end
+
+                def keep(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
+                    topic = channel._get_publish_topic(exchange, routing_key)  # noqa: SLF001  # kombu shows it nowhere else
+                    wills.append((topic, dumps(message)))
+
+                channel._put_fanout = keep  # noqa: SLF001  # in place of kombu's own, which publishes it
+                try:
+                    event = dispatcher._prepare_event("worker-offline", self._sign(0))  # noqa: SLF001  # Celery's, too
+                    producer.publish(
+                        event, routing_key="worker.offline", exchange=dispatcher.exchange.name,
+                        serializer=dispatcher.serializer, headers=dispatcher.headers,
+                        delivery_mode=dispatcher.delivery_mode,
+                    )  # fmt: skip
+                finally:
+                    del channel._put_fanout  # noqa: SLF001
+            for topic, text in wills:
+                store.leave_will(self._intake.container, topic, text)
+        except Exception:  # whatever the broker's transport raises
+            logger.debug("no last will could be left", exc_info=True)
 
     def _send(self, event: str, **fields: Any) -> None:
         try:

@@ -46,3 +46,8 @@ def resists(seconds: float) -> None:
 @app.function(max_containers=2, scaledown_window=2)
 def short(number: int) -> int:
     return number
+
+
+@app.function(max_containers=1, scaledown_window=60)
+def lasting() -> int:
+    return os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,6 +94,20 @@ def test_workers_are_online_while_they_are_there_and_tell_what_they_run(watched:
     assert shown["args"].endswith("2)")
     wait_until(lambda: watched.census(f.held).containers == 0, 20)
     wait_until(lambda: not watched.online(f.held), 10, "none is shown that has gone")
+
+
+def test_one_that_is_killed_is_not_shown_as_online(watched: Watched):
+    """It says nothing itself any more, and its last sign of life would count for 20 s."""
+    from tests.e2e import flower_functions as f
+
+    pid = f.lasting.remote()
+    (name,) = watched.store.client.smembers(watched.store.keys.of("containers", f.lasting.full_name))
+    wait_until(lambda: watched.online(f.lasting), 10)
+    wait_until(lambda: watched.store.client.exists(watched.store.keys.of("will", name.decode())), 10)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not watched.online(f.lasting), 10)
+    wait_until(lambda: watched.census(f.lasting).containers == 0, 10)
+    assert not list(watched.store.client.scan_iter(watched.store.keys.of("will", name.decode())))
 
 
 def test_what_is_cancelled_while_it_runs_is_shown_as_that(watched: Watched, tmp_path: Any):
