@@ -82,8 +82,9 @@ class Presence:
 
     def _leave_will(self) -> None:
         """Let Redis tell that the container is gone, should it come to no end of its own."""
-        dispatcher, store, wills = self._dispatcher, self._intake.store, list[tuple[str, str]]()
+        wills: list[tuple[str, str]] = []
         try:
+            dispatcher, intake = self._dispatcher, self._intake
             with dispatcher.mutex:  # nothing else is published meanwhile
                 producer = dispatcher.producer
                 channel = producer.channel
@@ -105,7 +106,7 @@ class Presence:
                 finally:
                     del channel._put_fanout  # noqa: SLF001
             for topic, text in wills:
-                store.leave_will(self._intake.container, topic, text)
+                intake.store.leave_will(intake.container, topic, text)
         except Exception:  # whatever the broker's transport raises
             logger.debug("no last will could be left", exc_info=True)
 
