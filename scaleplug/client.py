@@ -116,7 +116,7 @@ class RedisCaller:
         if kind in MANY:
             return self._send_many(function, call, inputs, kind, pack)
         admission = self._send_one(function, call, inputs, kind)
-        if not admission.accepted and kind != "map":
+        if not admission.accepted:
             raise self._exhausted(function, admission, kind)
         return admission.accepted
 
@@ -198,7 +198,7 @@ class RedisCaller:
     def pack_size(self, function: FunctionRef, left: int | None, window: int) -> int:
         """See :class:`scaleplug.abc.Caller`."""
         known = self._paces.get(function.full_name)
-        if known is None or not self.config.packing or not self._factory(function).may_pack:
+        if known is None or not self.config.packing or not self._factory(function).unheard:
             return 1
         settings: FunctionSettings = function.pool_settings  # type: ignore[attr-defined]  # as in _factory
         if settings.max_inputs > 1 or settings.single_use_containers:

@@ -93,8 +93,7 @@ class MessageFactory:
         """Return one message per (index, args, kwargs); ``drafts`` keeps large arguments apart."""
         made: list[str] = []
         check = getattr(self.task, "__header__", None) if self.task.typing else None
-        listened_to = before_task_publish.receivers or after_task_publish.receivers
-        template, tag = None if listened_to else self._template(many, keep), token_hex(12)
+        template, tag = self._template(many, keep) if self.unheard else None, token_hex(12)
         values = self._values(call, keep)
         for count, (index, args, kwargs) in enumerate(inputs):
             if check is not None:
@@ -117,7 +116,7 @@ class MessageFactory:
         It is ``None`` where :meth:`make` has to make it: its arguments are large, or somebody listens. Those that turn
         out large when they have been pickled are returned so.
         """
-        if not self.may_pack or weigh_call(args, kwargs) >= LARGE:
+        if not self.unheard or weigh_call(args, kwargs) >= LARGE:
             return None
         if self.task.typing:
             self.task.__header__(*args, **kwargs)
@@ -131,8 +130,8 @@ class MessageFactory:
         return self._template(False, keep).fill(values)
 
     @property
-    def may_pack(self) -> bool:
-        """Whether several inputs may share a message: a listener to Celery's signals is told of each."""
+    def unheard(self) -> bool:
+        """Whether nobody listens to Celery's signals, who would have to be told of each input by itself."""
         return not before_task_publish.receivers and not after_task_publish.receivers
 
     def parts(self, inputs: Sequence[tuple[int, tuple[Any, ...], Mapping[str, Any]]]) -> list[bytes]:

@@ -131,7 +131,7 @@ class _NotPlainError(Exception):
 
 EMBED: Final[dict[str, Any]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 """What Celery sends beside the arguments of a call that is part of nothing else."""
-_SCALARS: Final = frozenset((int, float, bool, type(None), str, bytes))
+_PLAIN: Final = frozenset((int, float, bool, type(None), str, bytes))
 
 
 class _PlainPickler(Pickler):
@@ -184,7 +184,7 @@ def pickle_call(function: str, args: Sequence[Any], kwargs: Mapping[str, Any], *
     """Return ``(args, kwargs, *rest)`` pickled; the error names the function and the argument."""
     try:
         bare = type(args) is tuple and type(kwargs) is dict and not kwargs  # others' classes may have no name elsewhere
-        if bare and rest == (EMBED,) and _SCALARS.issuperset(map(type, args)):
+        if bare and rest == (EMBED,) and _PLAIN.issuperset(map(type, args)):
             return dumps((args, kwargs, EMBED), cloudpickle.DEFAULT_PROTOCOL)  # the same bytes, at once
         return pickle_plain((args, kwargs, *rest))
     except Exception as exc:

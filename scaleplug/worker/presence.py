@@ -82,31 +82,10 @@ class Presence:
 
     def _leave_will(self) -> None:
         """Let Redis tell that the container is gone, should it come to no end of its own."""
-        wills: list[tuple[str, str]] = []
         try:
-            dispatcher, intake = self._dispatcher, self._intake
-            with dispatcher.mutex:  # nothing else is published meanwhile
-                producer = dispatcher.producer
-                channel = producer.channel
-                if not isinstance(channel, Channel):
-                    return  # another broker: its signs of life end
-
-                def keep(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
-                    topic = channel._get_publish_topic(exchange, routing_key)  # noqa: SLF001  # kombu shows it nowhere else
-                    wills.append((topic, dumps(message)))
-
-                channel._put_fanout = keep  # noqa: SLF001  # in place of kombu's own, which publishes it
-                try:
-                    event = dispatcher._prepare_event("worker-offline", self._sign(0))  # noqa: SLF001  # Celery's, too
-                    producer.publish(
-                        event, routing_key="worker.offline", exchange=dispatcher.exchange.name,
-                        serializer=dispatcher.serializer, headers=dispatcher.headers,
-                        delivery_mode=dispatcher.delivery_mode,
-                    )  # fmt: skip
-                finally:
-                    del channel._put_fanout  # noqa: SLF001
-            for topic, text in wills:
-                intake.store.leave_will(intake.container, topic, text)
+            published = _published(self._dispatcher, "worker-offline", self._sign(0))
+            if published is not None:
+                self._intake.store.leave_will(self._intake.container, *published)
         except Exception:  # whatever the broker's transport raises
             logger.debug("no last will could be left", exc_info=True)
 
@@ -115,3 +94,28 @@ class Presence:
             self._dispatcher.send(event, retry=False, **fields)
         except Exception:  # whatever the broker's transport raises
             logger.debug("%s could not be sent", event, exc_info=True)
+
+
+def _published(dispatcher: Any, event: str, fields: dict[str, Any]) -> tuple[str, str] | None:
+    """Return topic and text of an event as Celery would publish it, without doing so; ``None`` on another broker."""
+    kept: list[tuple[str, str]] = []
+    with dispatcher.mutex:  # nothing else is published meanwhile
+        producer = dispatcher.producer
+        channel = producer.channel
+        if not isinstance(channel, Channel):
+            return None
+
+        def keep(exchange: str, message: Any, routing_key: str, **_: Any) -> None:
+            topic = channel._get_publish_topic(exchange, routing_key)  # noqa: SLF001  # kombu shows it nowhere else
+            kept.append((topic, dumps(message)))
+
+        channel._put_fanout = keep  # noqa: SLF001  # in place of kombu's own, which publishes it
+        try:
+            producer.publish(
+                dispatcher._prepare_event(event, fields),  # noqa: SLF001  # nor does Celery
+                routing_key=event.replace("-", "."), exchange=dispatcher.exchange.name,
+                serializer=dispatcher.serializer, headers=dispatcher.headers, delivery_mode=dispatcher.delivery_mode,
+            )  # fmt: skip
+        finally:
+            del channel._put_fanout  # noqa: SLF001
+    return kept[-1] if kept else None
